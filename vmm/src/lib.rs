@@ -1,0 +1,6 @@
+//! Guest memory as VMAs.
+#[cfg(feature = "kvm")]
+pub mod kvm;
+#[cfg(feature = "memory")]
+pub mod memory;
+pub mod mm;

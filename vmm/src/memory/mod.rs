@@ -1,0 +1,1 @@
+//! Guest RAM over the map.
