@@ -1,1 +1,74 @@
-//! The map.
+//! The map: disjoint VMAs over a range of addresses, lookups that wait for
+//! writers, and removal that returns exactly when no reader is left.
+//!
+//! ```
+//! use gracefault::mm::{AddrRange, AddressSpace, Payload, VmFlags};
+//!
+//! #[derive(Clone, Debug, PartialEq)]
+//! struct Ram(&'static str);
+//! impl Payload for Ram {}
+//!
+//! let mm = AddressSpace::new("guest", AddrRange::new(0, 1 << 40).unwrap());
+//! let range = AddrRange::new(0x1000, 0x1000).unwrap();
+//! mm.map(range, VmFlags::READ | VmFlags::WRITE, 0, Ram("one page"))?;
+//!
+//! // A vCPU thread, on its way out of an exit: never a lock over the map.
+//! let vma = mm.lock_vma_under_rcu_wait(0x1234)?.expect("mapped above");
+//! assert_eq!(vma.payload(), &Ram("one page"));
+//! drop(vma);
+//!
+//! // A hotplug thread. When this returns, nobody can touch the page any more,
+//! // and what it carried is the caller's alone.
+//! let gone = mm.unmap(range, None)?;
+//! assert_eq!(gone.removed[0].payload(), &Ram("one page"));
+//! assert!(mm.lock_vma_under_rcu_wait(0x1234)?.is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Rules for who holds a guard
+//!
+//! - Hold it for as long as you need; a writer that wants to change this VMA
+//!   waits that long, a writer elsewhere does not notice.
+//! - Look up and hold more, in any order: a thread that holds a member of a write
+//!   set is let in to the other members while the writer drains.
+//! - Do not open a write section of the same space: that is an error at once.
+//!   What a handler wants changed is done after its guard is dropped.
+//! - Do not wait, with a guard held, for a thread that may be waiting in a lookup
+//!   or for the map lock.
+//! - Lookups are forbidden in signal handlers and in a forked child.
+//!
+//! # Rules for writers
+//!
+//! A section is planned, then locked and drained, then published. What can fail
+//! goes into the plan, or between [`WriteSection::lock`] and
+//! [`Drained::publish`]; dropping the section at any point before the latter
+//! leaves the map as it was. What is returned in [`Published::removed`] is dropped
+//! by the caller after the section is over, so a `Drop` may itself use the map.
+
+mod error;
+mod flags;
+mod guard;
+mod kill;
+mod lookup;
+mod range;
+mod report;
+mod section;
+mod space;
+mod state;
+mod stats;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod vma;
+
+pub use error::{LookupError, WriteError};
+pub use flags::VmFlags;
+pub use guard::{MmapReadGuard, VmaReadGuard};
+pub use kill::KillFlag;
+pub use lookup::{LookupPath, WaitOptions, Waited};
+pub use range::AddrRange;
+pub use report::{DrainReport, HoldKind, Holder};
+pub use section::{Drained, Published, WriteSection};
+pub use space::AddressSpace;
+pub use stats::MmStats;
+pub use vma::{Payload, Vma};
