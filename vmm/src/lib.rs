@@ -1,5 +1,7 @@
 //! Guest memory as VMAs.
 #[cfg(feature = "kvm")]
+pub mod devices;
+#[cfg(feature = "kvm")]
 pub mod kvm;
 #[cfg(feature = "memory")]
 pub mod memory;
