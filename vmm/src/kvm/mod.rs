@@ -1,4 +1,5 @@
 //! KVM: `/dev/kvm`, memslots, vCPUs and their exits.
+pub mod boot;
 pub mod caps;
 pub mod host;
 pub mod open;
