@@ -1,5 +1,5 @@
 //! Each kind of exit, and each error that a guest or its memory can cause.
-use gracefault::kvm::{Access, Exit, Kvm, VcpuError, boot};
+use gracefault::kvm::{Exit, Kvm, SlotAccess, VcpuError, boot};
 use libtest_mimic::Trial;
 
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test, with_regs};
@@ -257,7 +257,7 @@ fn emulation() -> Outcome {
     // With memory there it can go on.
     let slot = machine
         .vm
-        .add_slot(MMIO, Ram::new(4096), Access::ReadWrite)?;
+        .add_slot(MMIO, Ram::new(4096), SlotAccess::ReadWrite)?;
     with_regs(&mut vcpu, |r| r.rbx = 7)?;
     let code = guest!("movq xmm0, [rdi]", "mov [rdi + 0x1000], ebx");
     machine.ram.write(0x20_1001, code);
@@ -269,7 +269,9 @@ fn emulation() -> Outcome {
 fn memory_behind_a_slot() -> Outcome {
     let machine = Machine::new()?;
     let ram = Ram::new(1 << 20);
-    let _slot = machine.vm.add_slot(MMIO, ram.clone(), Access::ReadWrite)?;
+    let _slot = machine
+        .vm
+        .add_slot(MMIO, ram.clone(), SlotAccess::ReadWrite)?;
     let mut vcpu = machine.vcpu(
         0,
         guest!(

@@ -1,7 +1,7 @@
 //! Memslots on real KVM.
 use std::sync::Arc;
 
-use gracefault::kvm::{Access, Exit, Kvm, SlotError, Vm};
+use gracefault::kvm::{Exit, Kvm, SlotAccess, SlotError, Vm};
 use libtest_mimic::Trial;
 
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test};
@@ -38,14 +38,16 @@ fn come_and_go() -> Outcome {
             .collect()
     };
     assert_eq!(gpas(4)?, [0, 0x2000, 0, 0x2000]);
-    let slot = machine.vm.add_slot(MMIO, ram.clone(), Access::ReadWrite)?;
+    let slot = machine
+        .vm
+        .add_slot(MMIO, ram.clone(), SlotAccess::ReadWrite)?;
     assert_eq!((slot.id(), slot.gpa(), slot.bytes()), (1, MMIO, 4096));
     assert_eq!(gpas(2)?, [0x2000, 0x2000]);
     assert_eq!(ram.read_u64(0), 4);
     slot.remove().map_err(|(_, e)| e)?;
     assert_eq!(gpas(2)?, [0, 0x2000]);
     assert_eq!(ram.read_u64(0), 4, "no write after the removal");
-    let again = machine.vm.add_slot(MMIO, ram, Access::ReadWrite)?;
+    let again = machine.vm.add_slot(MMIO, ram, SlotAccess::ReadWrite)?;
     assert_eq!(again.id(), 1, "the id is used again");
     Ok(())
 }
@@ -53,7 +55,7 @@ fn come_and_go() -> Outcome {
 fn overlap() -> Outcome {
     let machine = Machine::new()?;
     let ram = Ram::new(0x4000);
-    let add = |gpa| machine.vm.add_slot(gpa, ram.clone(), Access::ReadWrite);
+    let add = |gpa| machine.vm.add_slot(gpa, ram.clone(), SlotAccess::ReadWrite);
     let slot = add(MMIO)?;
     for gpa in [MMIO - 0x3000, MMIO, MMIO + 0x3000] {
         let error = add(gpa).unwrap_err();
@@ -80,8 +82,10 @@ fn read_only() -> Outcome {
     let machine = Machine::new()?;
     let rom = Ram::new(4096);
     rom.write(8, &77_u64.to_le_bytes());
-    let slot = machine.vm.add_slot(MMIO, rom.clone(), Access::ReadOnly)?;
-    assert_eq!(slot.access(), Access::ReadOnly);
+    let slot = machine
+        .vm
+        .add_slot(MMIO, rom.clone(), SlotAccess::ReadOnly)?;
+    assert_eq!(slot.access(), SlotAccess::ReadOnly);
     let mut vcpu = machine.vcpu(
         0,
         guest!(
@@ -106,7 +110,7 @@ fn keep_memory_and_vm() -> Outcome {
     let kvm = Kvm::open()?;
     let vm = Vm::new(&kvm)?;
     let ram = Ram::new(4096);
-    let slot = vm.add_slot(0, ram.clone(), Access::ReadWrite)?;
+    let slot = vm.add_slot(0, ram.clone(), SlotAccess::ReadWrite)?;
     drop((vm, kvm));
     assert_eq!(Arc::strong_count(&ram), 2);
     slot.remove().map_err(|(_, e)| e)?;
@@ -117,7 +121,7 @@ fn keep_memory_and_vm() -> Outcome {
 fn limit() -> Outcome {
     let vm = Vm::new(&Kvm::open()?)?;
     let ram = Ram::new(4096);
-    let add = |n: u64| vm.add_slot(n * 8192, ram.clone(), Access::ReadWrite);
+    let add = |n: u64| vm.add_slot(n * 8192, ram.clone(), SlotAccess::ReadWrite);
     let limit = u64::from(vm.max_slots());
     let mut slots = (0..limit).map(add).collect::<Result<Vec<_>, _>>()?;
     let error = add(limit).unwrap_err();
@@ -143,11 +147,11 @@ fn many_threads() -> Outcome {
             scope.spawn(move || {
                 for round in 0..200 {
                     let own = vm
-                        .add_slot(n << 20, ram.clone(), Access::ReadWrite)
+                        .add_slot(n << 20, ram.clone(), SlotAccess::ReadWrite)
                         .unwrap();
                     assert!(own.id() < 8, "lowest free ids: {own:?}");
                     // All want this one; one at a time has it.
-                    match vm.add_slot(1 << 30, ram.clone(), Access::ReadWrite) {
+                    match vm.add_slot(1 << 30, ram.clone(), SlotAccess::ReadWrite) {
                         Ok(shared) if round % 2 == 0 => drop(shared),
                         Ok(shared) => shared.remove().map_err(|(_, e)| e).unwrap(),
                         Err(SlotError::Overlap { .. }) => {}
@@ -157,6 +161,6 @@ fn many_threads() -> Outcome {
             });
         }
     });
-    assert_eq!(vm.add_slot(0, ram, Access::ReadWrite)?.id(), 0);
+    assert_eq!(vm.add_slot(0, ram, SlotAccess::ReadWrite)?.id(), 0);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use gracefault::kvm::{Access, End, Exit, VcpuError, VcpuGroup, VcpuThread, Waited};
+use gracefault::kvm::{End, Exit, SlotAccess, VcpuError, VcpuGroup, VcpuThread, Waited};
 use libtest_mimic::Trial;
 
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test};
@@ -101,7 +101,7 @@ impl gracefault::kvm::thread::Handler for Lazy {
             VcpuError::Emulation { .. } if self.slot.is_none() => {
                 self.slot = self
                     .vm
-                    .add_slot(MMIO, Ram::new(4096), Access::ReadWrite)
+                    .add_slot(MMIO, Ram::new(4096), SlotAccess::ReadWrite)
                     .ok();
                 Ok(())
             }
@@ -280,7 +280,7 @@ fn slot_changes() -> Outcome {
                         let ram = Ram::new(BLOCK as usize);
                         ram.write(0, &0x5a5a_u64.to_le_bytes());
                         let gpa = MMIO + block * BLOCK;
-                        *slot = Some(vm.add_slot(gpa, ram, Access::ReadWrite).unwrap());
+                        *slot = Some(vm.add_slot(gpa, ram, SlotAccess::ReadWrite).unwrap());
                     }
                     changes.fetch_add(1, SeqCst);
                 }

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use gracefault::kvm::{Access, HostMemory, Kvm, MemSlot, Registers, Vcpu, Vm, boot};
+use gracefault::kvm::{Kvm, MemSlot, Registers, SlotAccess, Vcpu, Vm, boot};
+use gracefault::memory::HostMemory;
 use libtest_mimic::{Completion, Trial};
 
 /// What a test returns.
@@ -43,8 +44,8 @@ unsafe impl HostMemory for Ram {
     fn host_addr(&self) -> *mut u8 {
         self.at
     }
-    fn len(&self) -> usize {
-        self.len
+    fn len(&self) -> u64 {
+        self.len as u64
     }
 }
 
@@ -118,7 +119,7 @@ impl Machine {
             ram.write(gpa, bytes);
             Ok(())
         })?;
-        let slot = vm.add_slot(0, ram.clone(), Access::ReadWrite)?;
+        let slot = vm.add_slot(0, ram.clone(), SlotAccess::ReadWrite)?;
         Ok(Self { vm, ram, slot })
     }
 

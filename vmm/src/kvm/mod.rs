@@ -8,12 +8,13 @@
 //! ```no_run
 //! use std::ops::ControlFlow;
 //! use std::sync::Arc;
-//! use gracefault::kvm::{boot, Access, Exit, HostMemory, Kvm, Vm, VcpuThread};
+//! use gracefault::kvm::{boot, Exit, Kvm, SlotAccess, Vm, VcpuThread};
+//! use gracefault::memory::HostMemory;
 //!
 //! # fn start(ram: Arc<dyn HostMemory>) -> Result<(), Box<dyn std::error::Error>> {
 //! let kvm = Kvm::open()?;                                  // and checks every capability
 //! let vm = Vm::new(&kvm)?;
-//! let slot = vm.add_slot(0, ram, Access::ReadWrite)?;      // removed when dropped
+//! let slot = vm.add_slot(0, ram, SlotAccess::ReadWrite)?;  // removed when dropped
 //! let mut vcpu = vm.create_vcpu(0)?;
 //! vcpu.start_at(&boot::Start {
 //!     entry: 0x20_0000, params: 0x1000, stack_top: 0x30_0000, report: 0x31_0000,
@@ -66,8 +67,8 @@ pub use exit::Exit;
 pub use group::{VcpuGroup, Waited};
 pub use host::HostFacts;
 pub use open::{Kvm, OpenError};
-pub use slots::{Access, HostMemory, MemSlot, SlotError};
+pub use slots::{MemSlot, SlotAccess, SlotError};
 pub use stats::{Stats, StatsError};
-pub use thread::{End, Ended, ThreadError, VcpuThread};
+pub use thread::{End, Ended, Handler as VcpuHandler, ThreadError, VcpuThread};
 pub use vcpu::{Registers, Vcpu};
 pub use vm::{Vm, VmError};

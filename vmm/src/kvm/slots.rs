@@ -23,33 +23,15 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 pub use super::slot_error::SlotError;
 use super::slot_ids::NoneLeft;
 use super::vm::{Vm, VmInner};
+use crate::memory::HostMemory;
 
 const PAGE: u64 = 4096;
 /// KVM's own limit on one slot: 2^31 - 1 pages.
 pub(super) const MAX_SLOT_BYTES: u64 = ((1 << 31) - 1) * PAGE;
 
-/// Host memory that a memslot may map.
-///
-/// # Safety
-/// From now until the value is dropped the `len()` bytes at `host_addr()` stay
-/// mapped at that address, are readable and writable by this process (readable
-/// is enough for [`Access::ReadOnly`]), and hold nothing whose changing under
-/// the program would be undefined behaviour: the guest reads and writes them at
-/// any time. Both methods always return the same.
-pub unsafe trait HostMemory: Send + Sync {
-    /// The first byte, page-aligned.
-    fn host_addr(&self) -> *mut u8;
-    /// How many bytes, a multiple of 4096, not 0.
-    fn len(&self) -> usize;
-    /// Whether there are none; a memslot refuses that.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// What the guest may do with a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum SlotAccess {
     /// Anything.
     ReadWrite,
     /// Read and execute; a write exits as MMIO (ROM).
@@ -62,7 +44,7 @@ pub struct MemSlot {
     id: u32,
     gpa: u64,
     len: u64,
-    access: Access,
+    access: SlotAccess,
     /// `None` once the slot is out.
     memory: Option<Arc<dyn HostMemory>>,
 }
@@ -77,9 +59,9 @@ impl Vm {
         &self,
         gpa: u64,
         memory: Arc<dyn HostMemory>,
-        access: Access,
+        access: SlotAccess,
     ) -> Result<MemSlot, SlotError> {
-        let len = memory.len() as u64;
+        let len = memory.len();
         let host = memory.host_addr() as u64;
         check(gpa, len, host, self.inner.physical_bits)?;
         let id = self
@@ -88,8 +70,8 @@ impl Vm {
             .take()
             .map_err(|NoneLeft(limit)| SlotError::NoneLeft { limit })?;
         let flags = match access {
-            Access::ReadWrite => 0,
-            Access::ReadOnly => KVM_MEM_READONLY,
+            SlotAccess::ReadWrite => 0,
+            SlotAccess::ReadOnly => KVM_MEM_READONLY,
         };
         let region = kvm_userspace_memory_region {
             slot: id,
@@ -154,7 +136,7 @@ impl MemSlot {
         self.len
     }
     /// What the guest may do with it.
-    pub fn access(&self) -> Access {
+    pub fn access(&self) -> SlotAccess {
         self.access
     }
 

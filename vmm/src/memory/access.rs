@@ -24,7 +24,7 @@ use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGu
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
 /// not plain memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Served {
     /// Memory.
     #[default]

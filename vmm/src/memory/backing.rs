@@ -18,7 +18,15 @@ pub enum Backing {
 }
 
 impl Backing {
-    /// A word for messages and tables.
+    /// A name for messages and tables: the device's own, or the kind of memory.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Mmio(device) => device.name(),
+            _ => self.kind(),
+        }
+    }
+
+    /// A word for the kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Ram(_) => "ram",
