@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 use gracefault::hotplug::OpSummary;
 use gracefault::machine::{HotplugReport, RunReport, Verdict};
 use gracefault::trace::Summary;
@@ -10,15 +10,17 @@ use gracefault::trace::Summary;
 use super::check::{Check, Row};
 use super::units::{about, size, time};
 
-/// Rows of the exit table that are shown; the rest are added up.
-const EXIT_ROWS: usize = 20;
+/// Addresses that are shown; `--json` has them all.
+const EXIT_ROWS: usize = 8;
+
+/// No lines but one below the header.
+const STYLE: TableStyle =
+    presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table whose columns from `numbers` on are numbers.
 fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(header.to_vec());
+    table.load_style(STYLE).set_header(header.to_vec());
     for column in numbers..header.len() {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -37,9 +39,10 @@ pub(crate) fn run(report: &RunReport) -> String {
     let mut out = String::new();
     section(
         &mut out,
-        "Exits (time from KVM_RUN returning to its next call)",
-        &exits(report),
+        "Exits (times are from KVM_RUN returning to its next call)",
+        &exit_groups(report),
     );
+    section(&mut out, "The most frequent addresses", &exits(report));
     section(&mut out, "Lookups", &lookups(report));
     if let Some(hotplug) = &report.hotplug {
         section(&mut out, "Hotplug", &operations(hotplug));
@@ -53,42 +56,58 @@ pub(crate) fn run(report: &RunReport) -> String {
     out
 }
 
-fn exits(report: &RunReport) -> Table {
-    let mut table = table(&["exit", "by", "count", "share", "p50", "p99", "max"], 2);
-    for row in report.exits.iter().take(EXIT_ROWS) {
-        let Summary {
-            count,
-            p50_ns,
-            p99_ns,
-            max_ns,
-        } = row.times;
-        table.add_row(vec![
-            row.key.clone(),
+/// The figures of a row that all exit tables have.
+fn figures(share: f64, times: &Summary) -> [String; 5] {
+    let Summary {
+        count,
+        p50_ns,
+        p99_ns,
+        max_ns,
+    } = *times;
+    [
+        count.to_string(),
+        percent(share),
+        time(p50_ns),
+        time(p99_ns),
+        time(max_ns),
+    ]
+}
+
+fn exit_groups(report: &RunReport) -> Table {
+    let mut table = table(
+        &[
+            "exit",
+            "by",
+            "addresses",
+            "count",
+            "share",
+            "p50",
+            "p99",
+            "max",
+        ],
+        2,
+    );
+    let mut all = 0;
+    for row in &report.exits_by_target {
+        let names = [
+            row.kind.to_string(),
             row.target.clone(),
-            count.to_string(),
-            percent(row.share),
-            time(p50_ns),
-            time(p99_ns),
-            time(max_ns),
-        ]);
+            row.addresses.to_string(),
+        ];
+        table.add_row(names.into_iter().chain(figures(row.share, &row.times)));
+        all += row.times.count;
     }
-    let rest = report.exits.get(EXIT_ROWS..).unwrap_or_default();
-    if !rest.is_empty() {
-        let count: u64 = rest.iter().map(|row| row.times.count).sum();
-        let share = rest.iter().map(|row| row.share).sum();
-        let longest = rest.iter().map(|row| row.times.max_ns).max().unwrap_or(0);
-        table.add_row(vec![
-            format!("{} others", rest.len()),
-            String::new(),
-            count.to_string(),
-            percent(share),
-            String::new(),
-            String::new(),
-            time(longest),
-        ]);
+    let addresses = report.exits.len().to_string();
+    table.add_row(["all".to_owned(), String::new(), addresses, all.to_string()]);
+    table
+}
+
+fn exits(report: &RunReport) -> Table {
+    let mut table = table(&["address", "by", "count", "share", "p50", "p99", "max"], 2);
+    for row in report.exits.iter().take(EXIT_ROWS) {
+        let names = [row.key.clone(), row.target.clone()];
+        table.add_row(names.into_iter().chain(figures(row.share, &row.times)));
     }
-    let count: u64 = report.exits.iter().map(|row| row.times.count).sum();
-    table.add_row(vec!["all".to_owned(), String::new(), count.to_string()]);
     table
 }
 

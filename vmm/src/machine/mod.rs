@@ -15,6 +15,7 @@ mod config;
 pub mod elf;
 mod error;
 mod exit_path;
+mod exit_table;
 mod guest_pages;
 mod image;
 mod layout;
@@ -26,6 +27,6 @@ pub use build::Machine;
 pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
 pub use error::MachineError;
 pub use report::{
-    ExitRow, GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict,
+    ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict,
 };
 pub use run::{Progress, StopRequest};

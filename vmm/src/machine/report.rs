@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::MemoryConfig;
 use crate::hotplug::OpSummary;
-use crate::trace::Summary;
+use crate::trace::{ExitKind, Summary};
 
 /// How a run ended, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +40,8 @@ pub struct RunReport {
     pub memory: MemoryConfig,
     /// Each vCPU, in order.
     pub vcpus: Vec<VcpuReport>,
+    /// Exits by kind and who answered, the most frequent first.
+    pub exits_by_target: Vec<ExitGroup>,
     /// Exits by kind and address, the most frequent first.
     pub exits: Vec<ExitRow>,
     /// How the lookups of all exits went.
@@ -68,6 +70,22 @@ pub struct VcpuReport {
     /// Accesses to each device, as the guest counted them; `None` if it did not
     /// say.
     pub guest_device_accesses: Option<BTreeMap<&'static str, u64>>,
+}
+
+/// All exits of a kind that one device, or memory, or nobody answered.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExitGroup {
+    /// The kind.
+    pub kind: ExitKind,
+    /// Who answered, as in [`ExitRow::target`].
+    pub target: String,
+    /// How many different addresses.
+    pub addresses: usize,
+    /// Its share of all exits, from 0 to 1.
+    pub share: f64,
+    /// The figures.
+    #[serde(flatten)]
+    pub times: Summary,
 }
 
 /// A row of the exit table. Times are from `KVM_RUN` returning to its next call.

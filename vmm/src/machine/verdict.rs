@@ -7,16 +7,13 @@ use gracefault_guest::abi::{Workload, device};
 
 use super::exit_path::{Ended as Figures, Ending};
 use super::guest_pages::GuestVcpu;
-use super::report::{
-    ExitRow, GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict,
-};
+use super::report::{GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict};
 use super::run::{Cause, ChurnError, VcpuEnd};
-use super::{Machine, Sabotage};
+use super::{Machine, Sabotage, exit_table};
 use crate::devices::Fate;
 use crate::hotplug::ChurnReport;
 use crate::kvm::End;
-use crate::memory::Served;
-use crate::trace::{ExitKey, Times, VcpuTrace};
+use crate::trace::VcpuTrace;
 
 const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug"];
 
@@ -91,7 +88,8 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
         seed: machine.config.seed,
         memory: machine.config.memory,
         vcpus,
-        exits: exit_rows(machine, &all),
+        exits_by_target: exit_table::groups(machine, &all.exits),
+        exits: exit_table::rows(machine, &all.exits),
         lookups: LookupReport {
             fast: all.lookups_fast,
             waited: all.waits.summary(),
@@ -278,46 +276,6 @@ fn add_guest(sum: &mut GuestReport, told: &GuestVcpu) {
     sum.volatile_reads += told.volatile_reads;
     sum.absent_reads += told.absent_reads;
     sum.mismatches += told.mismatches;
-}
-
-fn exit_rows(machine: &Machine, all: &VcpuTrace) -> Vec<ExitRow> {
-    let total: u64 = all.exits.values().map(Times::count).sum();
-    let mut rows: Vec<_> = all.exits.iter().collect();
-    rows.sort_by_key(|(key, times)| (std::cmp::Reverse(times.count()), **key));
-    let row = |(key, times): (&ExitKey, &Times)| ExitRow {
-        key: key.to_string(),
-        target: target(machine, key),
-        share: times.count() as f64 / total as f64,
-        times: times.summary(),
-    };
-    rows.into_iter().map(row).collect()
-}
-
-/// Who answers there, for the table.
-fn target(machine: &Machine, key: &ExitKey) -> String {
-    use crate::trace::ExitKind::{PioIn, PioOut};
-    let space = match key.kind {
-        PioIn | PioOut => &machine.shared.ports,
-        _ => &machine.shared.memory,
-    };
-    match key.served {
-        None => String::new(),
-        Some(Served::Unmapped) => "unmapped".to_owned(),
-        Some(Served::RomWrite) => "rom".to_owned(),
-        Some(Served::Memory) => "ram".to_owned(),
-        Some(Served::Device | Served::DeviceFailed) => {
-            let map = space.mm().mmap_read_lock();
-            let name = map
-                .vma_lookup(key.addr)
-                .map(|vma| vma.payload().name().to_owned());
-            let failed = if key.served == Some(Served::DeviceFailed) {
-                " (failed)"
-            } else {
-                ""
-            };
-            name.unwrap_or_default() + failed
-        }
-    }
 }
 
 fn workload_name(workload: Workload) -> &'static str {

@@ -39,6 +39,19 @@ pub struct ExitKey {
     pub addr: u64,
 }
 
+impl fmt::Display for ExitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::MmioRead => "MMIO read",
+            Self::MmioWrite => "MMIO write",
+            Self::PioIn => "PIO in",
+            Self::PioOut => "PIO out",
+            Self::Halt => "halt",
+            Self::Interrupted => "interrupted",
+        })
+    }
+}
+
 impl ExitKey {
     fn new(kind: ExitKind, addr: u64, access: &Access) -> Self {
         let addr = match (access.served, access.vma) {
