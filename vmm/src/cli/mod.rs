@@ -53,17 +53,25 @@ pub(crate) fn main() -> ExitCode {
 
 /// Prints one JSON object to stdout.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    use std::io::Write;
-    let broken = |error: std::io::Error| Failure::Broken(format!("writing the result: {error}"));
-    let text = serde_json::to_string_pretty(value).map_err(|error| broken(error.into()))?;
-    writeln!(std::io::stdout(), "{text}").map_err(broken)
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print_text(&(text + "\n")),
+        Err(error) => Err(Failure::Broken(format!("the result as JSON: {error}"))),
+    }
 }
 
-/// Prints text to stdout; unlike `println!`, a closed pipe is an error and no
-/// panic.
+/// Prints text to stdout. A reader that has gone away ends us as `SIGPIPE` would,
+/// and not by a panic, as `println!` has it.
 fn print_text(text: &str) -> Result<(), Failure> {
-    use std::io::Write;
-    std::io::stdout()
+    use std::io::{ErrorKind, Write};
+    let mut stdout = std::io::stdout();
+    match stdout
         .write_all(text.as_bytes())
-        .map_err(|error| Failure::Broken(format!("writing the result: {error}")))
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            Err(Failure::Signal(signal_hook::consts::SIGPIPE))
+        }
+        Err(error) => Err(Failure::Broken(format!("writing the result: {error}"))),
+    }
 }

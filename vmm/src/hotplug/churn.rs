@@ -55,7 +55,15 @@ impl Churn {
                 unplug_one(region, block, kind, guest_ended, report)?;
             }
         }
-        for (block, kind) in region.plugged() {
+        let left = region.plugged();
+        // All at once, so that the guest gives them back in one round.
+        for (block, _) in left
+            .iter()
+            .filter(|(_, kind)| *kind == BlockKind::Cooperative)
+        {
+            region.controller.ask_back(*block);
+        }
+        for (block, kind) in left {
             unplug_one(region, block, kind, guest_ended, report)?;
         }
         Ok(())
