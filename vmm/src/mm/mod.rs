@@ -57,8 +57,6 @@ mod space;
 mod state;
 mod stats;
 mod sync;
-#[cfg(test)]
-mod tests;
 mod vma;
 
 pub use error::{LookupError, WriteError};
