@@ -312,7 +312,7 @@ fn vcpu_ids() -> Outcome {
         Err(VcpuError::Exists { vcpu: 0 })
     ));
     let text = machine.vm.create_vcpu(u32::MAX).unwrap_err().to_string();
-    assert!(text.contains("allows ids below"), "{text}");
+    assert!(text.contains("with ids below"), "{text}");
     assert!(machine.vm.create_vcpu(1)?.tsc_khz()? > 100_000);
     Ok(())
 }

@@ -14,6 +14,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("slots_keep_memory_and_vm", keep_memory_and_vm),
         kvm_test("slots_limit", limit),
         kvm_test("slots_from_many_threads", many_threads),
+        kvm_test("slots_that_cannot_be_removed_leak", cannot_be_removed),
     ]
 }
 
@@ -162,5 +163,42 @@ fn many_threads() -> Outcome {
         }
     });
     assert_eq!(vm.add_slot(0, ram, SlotAccess::ReadWrite)?.id(), 0);
+    Ok(())
+}
+
+/// KVM refuses a fork of the process that made the VM: the one way to make a
+/// removal fail.
+fn cannot_be_removed() -> Outcome {
+    let vm = Vm::new(&Kvm::open()?)?;
+    let ram = Ram::new(4096);
+    let slot = vm.add_slot(0, ram.clone(), SlotAccess::ReadWrite)?;
+    // SAFETY: this process has one thread here (see `main`), so the child may
+    // do anything; it does not return from the block.
+    match unsafe { libc::fork() } {
+        -1 => return Err(std::io::Error::last_os_error().into()),
+        0 => {
+            let refused = match slot.remove() {
+                Err((slot, SlotError::Kvm { what: "remove", .. })) => {
+                    drop(slot);
+                    // The one of `ram`, and the one that was leaked.
+                    Arc::strong_count(&ram) == 2
+                }
+                _ => false,
+            };
+            // SAFETY: ends the child, running nothing else of it.
+            unsafe { libc::_exit(i32::from(!refused)) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: waits for the child made above; `status` is ours.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(
+                status, 0,
+                "the child saw the refusal, and the memory leaked"
+            );
+        }
+    }
+    slot.remove().map_err(|(_, e)| e)?;
+    assert_eq!(Arc::strong_count(&ram), 1);
     Ok(())
 }

@@ -63,9 +63,11 @@ pub enum BootError {
         /// Where they were to go.
         tables: u64,
     },
-    /// The tables' address is not page-aligned.
-    #[error("page tables cannot be at GPA {tables:#x}: give a multiple of 4096")]
-    Unaligned {
+    /// The tables' address is not page-aligned, or among the pages of the ABI.
+    #[error(
+        "page tables cannot be at GPA {tables:#x}: give a multiple of 0x1000 from {TABLES_GPA:#x} on"
+    )]
+    Misplaced {
         /// The address.
         tables: u64,
     },
@@ -110,8 +112,8 @@ pub fn write_tables(
             bits: bits.min(47),
         });
     }
-    if !tables.is_multiple_of(PAGE) {
-        return Err(BootError::Unaligned { tables });
+    if !tables.is_multiple_of(PAGE) || tables < TABLES_GPA {
+        return Err(BootError::Misplaced { tables });
     }
     let needed = table_bytes(mapped_end);
     if needed > room {

@@ -1,63 +1,30 @@
 //! What can end a vCPU besides its own wish. Every message names the vCPU, and
 //! where it was if that is known.
-use std::fmt;
 use std::io;
 
-/// The bytes of an instruction: as many as KVM had fetched, possibly with the
-/// beginning of what follows.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct InstructionBytes {
-    bytes: [u8; 15],
-    len: u8,
-}
-
-impl InstructionBytes {
-    /// The first 15 of `bytes`.
-    pub fn new(bytes: &[u8]) -> Self {
-        let len = bytes.len().min(15);
-        let mut new = Self {
-            bytes: [0; 15],
-            len: len as u8,
-        };
-        new.bytes[..len].copy_from_slice(&bytes[..len]);
-        new
-    }
-
-    /// The bytes; none if KVM gave none.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
-impl fmt::Display for InstructionBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.len == 0 {
-            return f.write_str("(bytes not reported)");
-        }
-        for (i, byte) in self.as_slice().iter().enumerate() {
-            write!(f, "{}{byte:02x}", if i == 0 { "" } else { " " })?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for InstructionBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{self}]")
-    }
-}
+pub use super::instruction::InstructionBytes;
 
 /// Why a vCPU could not be made, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VcpuError {
-    /// The id is beyond what KVM allows.
-    #[error("vCPU {vcpu} cannot be: this host's KVM allows ids below {limit}; use fewer vCPUs")]
+    /// There cannot be so many.
+    #[error(
+        "vCPU {vcpu} cannot be: this host's KVM allows {max} vCPUs (KVM_CAP_MAX_VCPUS), with ids below {ids}; use fewer"
+    )]
     Limit {
         /// The id asked for.
         vcpu: u32,
         /// Ids are below this.
-        limit: u32,
+        ids: u32,
+        /// The most vCPUs in one VM.
+        max: u32,
+    },
+    /// Each vCPU is a descriptor, and its counters are another.
+    #[error("no file descriptor is left for vCPU {vcpu}: raise the limit with `ulimit -n`")]
+    Files {
+        /// The id asked for.
+        vcpu: u32,
     },
     /// There is a vCPU of this id.
     #[error(

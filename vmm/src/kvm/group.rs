@@ -4,7 +4,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::exit::Exit;
-use super::thread::{Ended, Handler, ThreadError, VcpuThread};
+use super::handler::{Closure, Ended, Handler};
+use super::thread::{ThreadError, VcpuThread};
 use super::vcpu::{Registers, Vcpu};
 
 /// What the threads of a group tell those who wait for it.
@@ -94,7 +95,7 @@ impl<B: Send + 'static> VcpuGroup<B> {
     where
         F: FnMut(Exit<'_>, &Registers) -> ControlFlow<B> + Send + 'static,
     {
-        self.spawn_with(vcpu, super::thread::Closure(handler))
+        self.spawn_with(vcpu, Closure(handler))
     }
 
     /// As [`VcpuGroup::spawn`], with a handler that also judges errors.

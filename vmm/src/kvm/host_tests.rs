@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 /// A root directory with these files.
@@ -101,8 +103,8 @@ fn a_bare_host_is_told_what_to_do() {
 
 #[test]
 fn one_cpu_is_few() {
-    assert_eq!(cpus(1).verdict, Verdict::Limited);
-    assert_eq!(cpus(64).verdict, Verdict::Ok);
+    assert_eq!(probe::cpus(1).verdict, Verdict::Limited);
+    assert_eq!(probe::cpus(64).verdict, Verdict::Ok);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
 use libc::{c_int, c_void, siginfo_t};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
+use vmm_sys_util::signal::{SIGRTMIN, create_sigset, register_signal_handler};
 
 thread_local! {
     /// The byte of the vCPU that runs on this thread. Initialised at compile
@@ -95,14 +95,45 @@ pub(super) fn install() -> Result<(), KickError> {
     }
 }
 
-/// Lets the signal through on this thread: a mask is inherited, and a program
-/// may have blocked everything in the thread that starts vCPUs.
-pub(super) fn unblock() -> Result<(), KickError> {
-    let signal = signal();
-    unblock_signal(signal).map_err(|e| KickError::System {
-        signal,
-        source: io::Error::other(e.to_string()),
-    })
+/// While it lives, this thread does not block the signal, and so neither do
+/// threads that it starts, for good: a mask is inherited, and a program may have
+/// blocked everything in the thread that starts vCPUs.
+#[derive(Debug)]
+pub(super) struct Unblocked {
+    before: libc::sigset_t,
+    /// Belongs to the thread that made it.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Unblocked {
+    /// Unblocks.
+    pub(super) fn new() -> Result<Self, KickError> {
+        let signal = signal();
+        let set = create_sigset(&[signal]).map_err(|e| KickError::System {
+            signal,
+            source: e.into(),
+        })?;
+        // SAFETY: plain data, for which zeroes are valid.
+        let mut before = unsafe { std::mem::zeroed() };
+        // SAFETY: two sets, one to read and one to write.
+        match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, &mut before) } {
+            0 => Ok(Self {
+                before,
+                _not_send: PhantomData,
+            }),
+            e => Err(KickError::System {
+                signal,
+                source: io::Error::from_raw_os_error(e),
+            }),
+        }
+    }
+}
+
+impl Drop for Unblocked {
+    fn drop(&mut self) {
+        // SAFETY: a set to read, as it was before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, ptr::null_mut()) };
+    }
 }
 
 /// While it lives, a kick of this thread sets the byte it was made with.
@@ -138,7 +169,7 @@ mod tests {
     fn the_signal_sets_the_byte_of_this_thread_only_while_armed() {
         install().unwrap();
         install().unwrap();
-        unblock().unwrap();
+        let _unblocked = Unblocked::new().unwrap();
         let byte = AtomicU8::new(0);
         // SAFETY: the handler is installed, so the signal is not fatal.
         let raise = || unsafe { libc::pthread_kill(libc::pthread_self(), signal()) };
@@ -154,5 +185,17 @@ mod tests {
         drop(armed);
         raise();
         assert_eq!(byte.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn a_mask_is_as_before_afterwards_and_the_signal_is_let_through_meanwhile() {
+        use vmm_sys_util::signal::{block_signal, get_blocked_signals};
+        let blocked = || get_blocked_signals().unwrap().contains(&signal());
+        block_signal(signal()).unwrap();
+        let unblocked = Unblocked::new().unwrap();
+        assert!(!blocked());
+        assert!(!std::thread::spawn(blocked).join().unwrap());
+        drop(unblocked);
+        assert!(blocked());
     }
 }

@@ -38,20 +38,26 @@
 //! | [`boot`] | the state a vCPU starts in: long mode at CPL 3 |
 //! | [`vcpu`], [`exit`], [`fragment`], [`error`] | one `KVM_RUN`: what came back |
 //! | [`stats`] | KVM's own counters |
-//! | [`kick`], [`thread`], [`group`] | vCPU threads, and getting them out of the guest |
+//! | [`handler`], [`thread`], [`group`], [`kick`] | vCPU threads, and getting them out of the guest |
 //!
 //! x86-64 only; the split between what is general (slots, threads) and what is
 //! not (`boot`, the registers in `vcpu` and `fragment`) is by module.
 pub mod boot;
 pub mod caps;
+mod cpuid;
 pub mod error;
 pub mod exit;
+mod failure;
 pub mod fragment;
 pub mod group;
+pub mod handler;
 pub mod host;
+mod host_probe;
+mod instruction;
 mod ioctls;
 pub mod kick;
 pub mod open;
+mod open_error;
 mod run_page;
 mod slot_error;
 mod slot_ids;
@@ -65,10 +71,11 @@ pub use caps::{CAPABILITIES, Capability, Found, Need};
 pub use error::{InstructionBytes, VcpuError};
 pub use exit::Exit;
 pub use group::{VcpuGroup, Waited};
+pub use handler::{End, Ended, Handler as VcpuHandler};
 pub use host::HostFacts;
 pub use open::{Kvm, OpenError};
 pub use slots::{MemSlot, SlotAccess, SlotError};
 pub use stats::{Stats, StatsError};
-pub use thread::{End, Ended, Handler as VcpuHandler, ThreadError, VcpuThread};
+pub use thread::{ThreadError, VcpuThread};
 pub use vcpu::{Registers, Vcpu};
 pub use vm::{Vm, VmError};

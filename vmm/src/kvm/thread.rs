@@ -2,14 +2,13 @@
 //! ends it.
 //!
 //! [`VcpuThread::stop`] sets a flag, which the thread looks at before each
-//! `KVM_RUN`, and kicks ([`kick`](super::kick)). A thread that is in the guest
+//! `KVM_RUN`, and kicks ([`kick`]). A thread that is in the guest
 //! stops at once; one that is in its handler stops when the handler returns.
 //! [`VcpuThread::kick`] alone makes the handler see [`Exit::Interrupted`].
 //! Kicks that come close together may be seen as one.
 //!
 //! A vCPU that is stopped from outside may have an access half done (its data
 //! not given to the guest yet). Its registers are those of the last exit.
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -17,80 +16,14 @@ use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::error::VcpuError;
 use super::exit::Exit;
 use super::group::Ticket;
+use super::handler::{Closure, End, Ended, Handler, panic_message, run};
 use super::kick::{self, KickError};
 use super::vcpu::{Registers, Vcpu};
-
-/// What answers a vCPU's exits, on the vCPU's thread. A closure will do, by
-/// [`VcpuThread::spawn`].
-pub trait Handler: Send {
-    /// What it ends the vCPU with.
-    type Output: Send;
-
-    /// Answers an exit; `Break` ends the vCPU.
-    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output>;
-
-    /// Judges an error. `Ok`: the cause has been removed, run again. By default
-    /// every error ends the vCPU.
-    ///
-    /// # Errors
-    /// The error that the vCPU is to end with.
-    fn error(&mut self, error: VcpuError) -> Result<(), VcpuError> {
-        Err(error)
-    }
-}
-
-pub(super) struct Closure<F>(pub(super) F);
-
-impl<F, B: Send> Handler for Closure<F>
-where
-    F: FnMut(Exit<'_>, &Registers) -> ControlFlow<B> + Send,
-{
-    type Output = B;
-
-    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<B> {
-        (self.0)(exit, regs)
-    }
-}
-
-/// Why a vCPU's thread ended.
-#[derive(Debug)]
-pub enum End<B> {
-    /// Its handler ended it, with this.
-    Handler(B),
-    /// It was stopped from outside.
-    Stopped,
-    /// It could not go on.
-    Failed(VcpuError),
-    /// Its handler panicked, with this message.
-    Panicked(String),
-}
-
-impl<B> End<B> {
-    /// Whether it ended by an error or a panic.
-    pub fn is_failure(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Panicked(_))
-    }
-}
-
-/// A vCPU whose thread has ended.
-#[derive(Debug)]
-pub struct Ended<B> {
-    /// The vCPU's number.
-    pub id: u32,
-    /// Where it was, if KVM still tells.
-    pub rip: Option<u64>,
-    /// Why it ended.
-    pub end: End<B>,
-    /// The vCPU, which may run again.
-    pub vcpu: Vcpu,
-}
 
 /// Why a vCPU's thread could not start.
 #[derive(Debug, thiserror::Error)]
@@ -111,16 +44,25 @@ pub enum ThreadError {
     },
 }
 
+/// What has been asked of a vCPU's thread, each set before the signal is sent.
+#[derive(Debug, Default)]
+struct Asked {
+    /// It was kicked, ever: for kicks that come before the thread can notice.
+    kick: AtomicBool,
+    /// It is to end.
+    stop: AtomicBool,
+}
+
 /// A running vCPU. Dropping it stops it, as [`VcpuThread::stop`] does.
 pub struct VcpuThread<B> {
     id: u32,
-    stop: Arc<AtomicBool>,
+    asked: Arc<Asked>,
     thread: Option<JoinHandle<Ended<B>>>,
 }
 
 impl<B: Send + 'static> VcpuThread<B> {
-    /// Starts `vcpu` on a thread named "vcpu *id*". Returns when the thread can
-    /// be kicked.
+    /// Starts `vcpu` on a thread named "vcpu *id*". Does not wait for the thread
+    /// to run, which takes long beside many busy ones; it can be kicked at once.
     ///
     /// # Errors
     /// See [`ThreadError`]; the vCPU is gone then.
@@ -152,16 +94,17 @@ impl<B: Send + 'static> VcpuThread<B> {
     {
         kick::install()?;
         let id = vcpu.id();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ready, is_ready) = mpsc::channel();
-        let flag = stop.clone();
+        let asked = Arc::new(Asked::default());
+        let of_thread = asked.clone();
         let body = move || {
             // SAFETY: the byte is in the vCPU's run page, which stays mapped
             // until after `armed` is dropped, below.
             let armed = unsafe { kick::arm(vcpu.immediate_exit()) };
-            // Nobody listens only if `spawn_on` has panicked.
-            let _ = ready.send(kick::unblock());
-            let run = AssertUnwindSafe(|| run(&mut vcpu, &flag, handler));
+            // A kick that came before that found nothing to set.
+            if of_thread.kick.load(SeqCst) {
+                vcpu.immediate_exit().store(1, SeqCst);
+            }
+            let run = AssertUnwindSafe(|| run(&mut vcpu, &of_thread.stop, handler));
             let end = catch_unwind(run).unwrap_or_else(|p| End::Panicked(panic_message(&*p)));
             drop(armed);
             let rip = vcpu.regs().ok().map(|r| r.rip);
@@ -170,26 +113,16 @@ impl<B: Send + 'static> VcpuThread<B> {
             }
             Ended { id, rip, end, vcpu }
         };
+        let _unblocked = kick::Unblocked::new()?;
         let thread = thread::Builder::new()
             .name(format!("vcpu {id}"))
             .spawn(body)
             .map_err(|source| ThreadError::Spawn { vcpu: id, source })?;
-        // Dropped, and so stopped, if the thread cannot be kicked: it stops by
-        // the flag at its first exit.
-        let new = Self {
+        Ok(Self {
             id,
-            stop,
+            asked,
             thread: Some(thread),
-        };
-        match is_ready.recv() {
-            Ok(Ok(())) => Ok(new),
-            Ok(Err(e)) => Err(e.into()),
-            // The thread died before: `drop` joins it.
-            Err(e) => Err(ThreadError::Spawn {
-                vcpu: id,
-                source: io::Error::other(e),
-            }),
-        }
+        })
     }
 }
 
@@ -209,6 +142,7 @@ impl<B> VcpuThread<B> {
     /// wait for that, and does nothing if the vCPU has ended.
     pub fn kick(&self) {
         if let Some(thread) = &self.thread {
+            self.asked.kick.store(true, SeqCst);
             // SAFETY: the handle is of a thread that has not been joined, and
             // the signal's handler is installed. (ESRCH: it has ended.)
             unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, kick::signal()) };
@@ -217,7 +151,7 @@ impl<B> VcpuThread<B> {
 
     /// Makes the vCPU end, without waiting for it.
     pub fn request_stop(&self) {
-        self.stop.store(true, SeqCst);
+        self.asked.stop.store(true, SeqCst);
         self.kick();
     }
 
@@ -284,28 +218,4 @@ impl<B> fmt::Debug for VcpuThread<B> {
             .field("finished", &self.is_finished())
             .finish_non_exhaustive()
     }
-}
-
-fn run<H: Handler>(vcpu: &mut Vcpu, stop: &AtomicBool, mut handler: H) -> End<H::Output> {
-    while !stop.load(SeqCst) {
-        match vcpu.run_with_regs() {
-            Ok((exit, regs)) => {
-                if let ControlFlow::Break(output) = handler.exit(exit, regs) {
-                    return End::Handler(output);
-                }
-            }
-            Err(error) => {
-                if let Err(error) = handler.error(error) {
-                    return End::Failed(error);
-                }
-            }
-        }
-    }
-    End::Stopped
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a value that is not text".to_owned())
 }

@@ -13,13 +13,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use kvm_bindings::{CpuId, KVM_SYNC_X86_REGS, kvm_sregs};
+use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl;
 
 use super::boot::Start;
+use super::cpuid::with_apic_id;
 use super::error::VcpuError;
 use super::exit::{self, Exit};
+use super::failure;
 use super::fragment::Fragments;
 use super::ioctls::KVM_RUN;
 use super::run_page::RunPage;
@@ -50,10 +52,7 @@ impl Vm {
     /// See [`VcpuError`].
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, VcpuError> {
         if id >= self.inner.max_vcpu_id {
-            return Err(VcpuError::Limit {
-                vcpu: id,
-                limit: self.inner.max_vcpu_id,
-            });
+            return Err(self.limit(id));
         }
         let fd = self
             .inner
@@ -61,6 +60,8 @@ impl Vm {
             .create_vcpu(id.into())
             .map_err(|e| match e.errno() {
                 libc::EEXIST => VcpuError::Exists { vcpu: id },
+                libc::EINVAL => self.limit(id),
+                libc::EMFILE | libc::ENFILE => VcpuError::Files { vcpu: id },
                 _ => ioctl_failed(id, "KVM_CREATE_VCPU", e),
             })?;
         let page =
@@ -83,20 +84,14 @@ impl Vm {
     }
 }
 
-/// KVM reports the APIC id of whichever host CPU was asked: each vCPU needs its
-/// own instead.
-fn with_apic_id(cpuid: &CpuId, id: u32) -> CpuId {
-    let mut cpuid = cpuid.clone();
-    for entry in cpuid.as_mut_slice() {
-        match entry.function {
-            0x1 => entry.ebx = entry.ebx & 0x00ff_ffff | id << 24,
-            // x2APIC ids of the topology leaves, 32 bits.
-            0xb | 0x1f => entry.edx = id,
-            0x8000_001e => entry.eax = id,
-            _ => {}
+impl Vm {
+    fn limit(&self, vcpu: u32) -> VcpuError {
+        VcpuError::Limit {
+            vcpu,
+            ids: self.inner.max_vcpu_id,
+            max: self.inner.max_vcpus,
         }
     }
-    cpuid
 }
 
 fn ioctl_failed(vcpu: u32, what: &'static str, e: kvm_ioctls::Error) -> VcpuError {
@@ -163,7 +158,8 @@ impl Vcpu {
                 // SAFETY: KVM does not run while the result borrows `self`.
                 Ok((Exit::Interrupted, unsafe { exit::registers(&self.page) }))
             }
-            _ => Err(exit::error(self.id, self.page.as_ptr(), e)),
+            // SAFETY: KVM_RUN has just failed, on the page that `self` keeps.
+            _ => Err(unsafe { failure::error(self.id, self.page.as_ptr(), e) }),
         }
     }
 
@@ -240,38 +236,5 @@ impl Vcpu {
     /// See [`StatsError`].
     pub fn stats(&self) -> Result<Stats, StatsError> {
         Stats::open(&self.fd)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kvm_bindings::kvm_cpuid_entry2;
-
-    #[test]
-    fn each_vcpu_has_its_own_apic_id() {
-        let entry = |function, ebx| kvm_cpuid_entry2 {
-            function,
-            ebx,
-            ..Default::default()
-        };
-        let host = [
-            entry(1, 0x5502_0800),
-            entry(0xb, 1),
-            entry(0x8000_001e, 2),
-            entry(7, 9),
-        ];
-        let guest = with_apic_id(&CpuId::from_entries(&host).unwrap(), 3);
-        let guest = guest.as_slice();
-        assert_eq!(guest[0].ebx, 0x0302_0800);
-        assert_eq!(guest[1].edx, 3);
-        assert_eq!(guest[2].eax, 3);
-        assert_eq!(guest[3], host[3]);
-        // Beyond 8 bits only the x2APIC id is whole.
-        let wide = with_apic_id(&CpuId::from_entries(&host).unwrap(), 0x104);
-        assert_eq!(
-            (wide.as_slice()[0].ebx >> 24, wide.as_slice()[1].edx),
-            (4, 0x104)
-        );
     }
 }

@@ -57,6 +57,7 @@ pub(super) struct VmInner {
     pub(super) ids: SlotIds,
     pub(super) physical_bits: u32,
     pub(super) max_vcpu_id: u32,
+    pub(super) max_vcpus: u32,
     pub(super) cpuid: CpuId,
     pub(super) emulation_exits: bool,
 }
@@ -105,6 +106,7 @@ impl Vm {
             ids: SlotIds::new(kvm.max_slots()),
             physical_bits: kvm.physical_bits(),
             max_vcpu_id,
+            max_vcpus: kvm.max_vcpus(),
             cpuid: kvm.cpuid.clone(),
             emulation_exits,
         };
