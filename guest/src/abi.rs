@@ -169,8 +169,9 @@ pub struct Report {
     pub blocks_taken: u64,
     /// Blocks given back ([`event::ASKED_BACK`]).
     pub blocks_released: u64,
-    /// Address of this vCPU's canary page: written once at the start, verified
-    /// in each round. 0 when the workload has none.
+    /// Address of this vCPU's canary page: filled once at the start with the
+    /// pattern of [`CANARY_ROUND`], verified in each round. 0 when the workload
+    /// has none, or no page for it.
     pub canary: u64,
     /// Values that were not what they had to be, of RAM or of a device.
     pub mismatches: u64,
@@ -198,6 +199,8 @@ pub struct Mismatch {
 pub const fn pattern(gpa: u64, round: u64) -> u64 {
     (round % 0xffff) << 48 | (gpa >> 3) & 0xffff_ffff_ffff
 }
+/// The round that the pattern of a canary page names. Rounds count from 1.
+pub const CANARY_ROUND: u64 = 0;
 /// The round that the VMM names in the patterns of a volatile block.
 pub const VOLATILE_ROUND: u64 = 0x5a5a;
 /// In a volatile block the first 8 bytes of each of the first this many pages
@@ -248,7 +251,8 @@ pub mod hotplug {
     /// Read: the next event for this vCPU, an [`super::event`] in the high 32
     /// bits and the block's number in the low, or 0 for none. Reading takes it.
     pub const EVENT: u64 = 0x08;
-    /// Write: an event, as read. Tells that the vCPU has done what it asked.
+    /// Write: an event, as read. Tells that the vCPU has done what it asked, or
+    /// had done so before; every event is acknowledged, in the order read.
     pub const ACK: u64 = 0x10;
 }
 
@@ -262,7 +266,8 @@ pub mod event {
     /// The block is there, to be read only, and may vanish unasked: then it
     /// reads as all ones. See [`super::VOLATILE_PAGES`].
     pub const OFFERED_VOLATILE: u32 = 3;
-    /// A volatile block is gone.
+    /// A volatile block is gone. Until every vCPU that has joined acknowledges
+    /// this, some may still read there, so the block must not be offered anew.
     pub const GONE: u32 = 4;
 }
 

@@ -1,1 +1,19 @@
-//! Guest RAM over the map.
+//! Guest RAM over the map: the memory itself, what stands behind a VMA, and what
+//! an access does.
+
+mod access;
+#[cfg(test)]
+mod access_tests;
+mod backing;
+mod device;
+mod limit;
+mod mapping;
+pub mod sigbus;
+mod space;
+
+pub use access::{Access, AccessError, Served};
+pub use backing::Backing;
+pub use device::{AccessSizes, Device, DeviceError, OtherSizes};
+pub use limit::LogLimit;
+pub use mapping::{HostMemory, Mapping, PAGE};
+pub use space::GuestSpace;

@@ -1,0 +1,29 @@
+//! The KVM layer on real KVM. Guests are a few instructions of assembly at
+//! CPL 3.
+//!
+//! A harness of its own, because whether `/dev/kvm` can be opened is known only
+//! at run time; one test at a time, because some count the process's threads,
+//! descriptors and mappings. `GRACEFAULT_REQUIRE_KVM=1` turns "ignored" into
+//! "failed".
+mod support;
+
+#[path = "kvm/exits.rs"]
+mod exits;
+#[path = "kvm/fragments.rs"]
+mod fragments;
+#[path = "kvm/slots.rs"]
+mod slots;
+#[path = "kvm/threads.rs"]
+mod threads;
+
+fn main() {
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = [
+        exits::trials(),
+        fragments::trials(),
+        slots::trials(),
+        threads::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+}

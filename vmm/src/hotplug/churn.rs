@@ -1,0 +1,213 @@
+//! A writer that never rests: plugs and unplugs blocks until it is told to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{BlockKind, Consent, HotplugError, HotplugRegion, PlugReport, UnplugReport};
+use crate::trace::{Summary, Times};
+
+/// How long a guest may take to give a block back before that is an error.
+const CONSENT: Duration = Duration::from_secs(10);
+/// How long readers may hold a block: a handler never blocks.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How many blocks of a region to keep plugged on average, and how to choose.
+#[derive(Debug)]
+pub struct Churn {
+    random: fastrand::Rng,
+    /// One in this many plugs is of a volatile block, which is later taken out
+    /// unasked. 0: none.
+    pub volatile_one_in: u32,
+}
+
+impl Churn {
+    /// The same seed makes the same choices, as far as the guest does.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            volatile_one_in: 4,
+        }
+    }
+
+    /// Plugs and unplugs until `stop` is set, then unplugs everything. Blocks
+    /// meanwhile; after setting `stop`, call
+    /// [`HotplugController::wake`](crate::devices::HotplugController::wake) if the
+    /// guest may have stopped too.
+    ///
+    /// Ends with the first error. What had happened is in `report` either way.
+    pub fn run(
+        &mut self,
+        region: &HotplugRegion,
+        stop: &AtomicBool,
+        guest_ended: &dyn Fn() -> bool,
+        report: &mut ChurnReport,
+    ) -> Result<(), HotplugError> {
+        while !stop.load(Ordering::Relaxed) && !guest_ended() {
+            let plugged = region.plugged();
+            // The more there is, the likelier the next one goes.
+            let is_plug = self.random.u32(0..region.blocks()) >= plugged.len() as u32;
+            if is_plug {
+                self.plug_one(region, report)?;
+            } else {
+                let (block, kind) = plugged[self.random.usize(0..plugged.len())];
+                unplug_one(region, block, kind, guest_ended, report)?;
+            }
+        }
+        let left = region.plugged();
+        // All at once, so that the guest gives them back in one round.
+        for (block, _) in left
+            .iter()
+            .filter(|(_, kind)| *kind == BlockKind::Cooperative)
+        {
+            region.controller.ask_back(*block);
+        }
+        for (block, kind) in left {
+            unplug_one(region, block, kind, guest_ended, report)?;
+        }
+        Ok(())
+    }
+
+    fn plug_one(
+        &mut self,
+        region: &HotplugRegion,
+        report: &mut ChurnReport,
+    ) -> Result<(), HotplugError> {
+        let block = self.random.u32(0..region.blocks());
+        let volatile = self.volatile_one_in != 0 && self.random.u32(0..self.volatile_one_in) == 0;
+        let kind = if volatile {
+            BlockKind::Volatile
+        } else {
+            BlockKind::Cooperative
+        };
+        match region.plug(block, kind) {
+            Ok(plug) => report.plugged(&plug),
+            // Another choice next time. The guest needs a moment for the second.
+            Err(HotplugError::Plugged { .. }) => {}
+            Err(HotplugError::Resting { .. }) => std::thread::yield_now(),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+fn unplug_one(
+    region: &HotplugRegion,
+    block: u32,
+    kind: BlockKind,
+    guest_ended: &dyn Fn() -> bool,
+    report: &mut ChurnReport,
+) -> Result<(), HotplugError> {
+    let now = Instant::now();
+    let consent = match kind {
+        BlockKind::Volatile => Consent::Surprise,
+        // A guest that runs no more cannot be asked, and cannot mind.
+        BlockKind::Cooperative if guest_ended() => Consent::Surprise,
+        BlockKind::Cooperative => Consent::Asked {
+            deadline: now + CONSENT,
+            cancelled: guest_ended,
+        },
+    };
+    match region.unplug(block, consent, Some(now + CONSENT + DRAIN)) {
+        Ok(unplug) => report.unplugged(&unplug, kind),
+        Err(HotplugError::NotReleased(_)) if guest_ended() => {
+            let unplug = region.unplug(block, Consent::Surprise, Some(now + CONSENT + DRAIN))?;
+            report.unplugged(&unplug, kind);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// How long each part of an operation took.
+#[derive(Clone, Debug, Default)]
+pub struct OpTimes {
+    /// All of it.
+    pub total: Times,
+    /// The map's own part.
+    pub map: Times,
+    /// KVM's slot change.
+    pub kvm: Times,
+    /// Getting the host's memory, or giving it back.
+    pub host: Times,
+    /// Waiting for readers to leave. Unplug only.
+    pub drain: Times,
+    /// Waiting for the guest to give the block back. Unplug only.
+    pub consent: Times,
+}
+
+/// The figures of one kind of operation.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OpSummary {
+    /// All of it.
+    pub total: Summary,
+    /// The map's own part.
+    pub map: Summary,
+    /// KVM's slot change.
+    pub kvm: Summary,
+    /// Getting the host's memory, or giving it back.
+    pub host: Summary,
+    /// Waiting for readers to leave; 0 for a plug.
+    pub drain: Summary,
+    /// Waiting for the guest to give the block back; 0 for a plug.
+    pub consent: Summary,
+}
+
+impl OpTimes {
+    /// The figures.
+    pub fn summary(&self) -> OpSummary {
+        OpSummary {
+            total: self.total.summary(),
+            map: self.map.summary(),
+            kvm: self.kvm.summary(),
+            host: self.host.summary(),
+            drain: self.drain.summary(),
+            consent: self.consent.summary(),
+        }
+    }
+}
+
+/// What a [`Churn`] has done.
+#[derive(Debug, Default)]
+pub struct ChurnReport {
+    /// The plugs.
+    pub plug: OpTimes,
+    /// The unplugs that the guest was asked for.
+    pub unplug: OpTimes,
+    /// The unplugs that it was not asked for.
+    pub surprise: OpTimes,
+    /// Readers that drains waited for.
+    pub drained_readers: u64,
+    /// Unplugs after which the host did not unmap the memory (it was given back
+    /// all the same).
+    pub unmap_errors: u64,
+}
+
+impl ChurnReport {
+    fn plugged(&mut self, report: &PlugReport) {
+        let times = &mut self.plug;
+        times.total.record(report.total);
+        times.map.record(report.map);
+        times.kvm.record(report.kvm);
+        times.host.record(report.mmap);
+    }
+
+    fn unplugged(&mut self, report: &UnplugReport, kind: BlockKind) {
+        let times = match kind {
+            BlockKind::Cooperative => &mut self.unplug,
+            BlockKind::Volatile => &mut self.surprise,
+        };
+        times.total.record(report.total);
+        times.map.record(report.map);
+        times.kvm.record(report.kvm);
+        times.host.record(report.munmap);
+        times.drain.record(report.drain.waited);
+        times.consent.record(report.consent);
+        self.drained_readers += report.drain.holders.len() as u64;
+        self.unmap_errors += u64::from(report.unmap_error.is_some());
+        if let Some(error) = &report.unmap_error {
+            log::warn!("a block's memory was given back but not unmapped: {error}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Why a block could not be plugged or unplugged.
+
+use std::io;
+
+use crate::devices::NotReleased;
+use crate::kvm::SlotError;
+use crate::mm::WriteError;
+
+/// Why a block could not be plugged or unplugged. Everything is as it was before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HotplugError {
+    /// There is no such block.
+    #[error("there is no block {block}: the region has {blocks}")]
+    NoSuchBlock {
+        /// The number asked for.
+        block: u32,
+        /// How many there are.
+        blocks: u32,
+    },
+    /// The block is plugged already, or is being plugged or unplugged right now.
+    #[error("block {block} is plugged, or about to be")]
+    Plugged {
+        /// Its number.
+        block: u32,
+    },
+    /// The block is not plugged, or is being plugged or unplugged right now.
+    #[error("block {block} is not plugged, or about to leave")]
+    NotPlugged {
+        /// Its number.
+        block: u32,
+    },
+    /// A vCPU has not yet acknowledged that the last block of this number is gone.
+    #[error("block {block} is resting: some vCPU has not yet acknowledged that it was taken out")]
+    Resting {
+        /// Its number.
+        block: u32,
+    },
+    /// The guest did not give the block back.
+    #[error(transparent)]
+    NotReleased(#[from] NotReleased),
+    /// The host has no memory for it.
+    #[error("no memory for a block of {len} bytes: {source}")]
+    NoMemory {
+        /// Bytes.
+        len: u64,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The map refused, or readers did not leave in time.
+    #[error("the map of guest memory: {0}")]
+    Map(#[from] WriteError),
+    /// KVM refused.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+}

@@ -1,0 +1,159 @@
+//! The range of guest addresses in which blocks come and go.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gracefault_guest::abi;
+
+use super::HotplugError;
+use crate::devices::HotplugController;
+use crate::kvm::{MemSlot, Vm};
+use crate::memory::{GuestSpace, PAGE};
+use crate::mm::AddrRange;
+
+/// How a block is offered to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// To be used, and to be given back when asked.
+    Cooperative,
+    /// To be read only; it may be taken out unasked. Filled with the ABI's
+    /// pattern.
+    Volatile,
+}
+
+/// A plugged block.
+#[derive(Debug)]
+pub(super) struct Plugged {
+    pub(super) slot: MemSlot,
+    pub(super) kind: BlockKind,
+}
+
+/// A block's state between absent (no entry) and plugged.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Some thread is plugging or unplugging it.
+    Busy,
+    Plugged(Plugged),
+}
+
+/// A range of guest-physical addresses, cut into blocks that are plugged and
+/// unplugged one by one, from any thread. Clones share it.
+pub struct HotplugRegion {
+    pub(super) vm: Arc<Vm>,
+    pub(super) space: Arc<GuestSpace>,
+    pub(super) controller: Arc<HotplugController>,
+    start: u64,
+    block_size: u64,
+    blocks: u32,
+    /// Held for a look-up or a change only: never across a lookup in the map, a
+    /// write section or an ioctl.
+    states: Mutex<BTreeMap<u32, State>>,
+}
+
+impl HotplugRegion {
+    /// A region of `blocks` blocks of `block_size` bytes each from `start` on,
+    /// none of them plugged.
+    ///
+    /// # Panics
+    ///
+    /// If the block size is not a power of two of at least a page, `start` is not
+    /// a multiple of it, or the region goes past the end of the space: whoever
+    /// takes these from a user checks them first.
+    pub fn new(
+        vm: Arc<Vm>,
+        space: Arc<GuestSpace>,
+        controller: Arc<HotplugController>,
+        start: u64,
+        block_size: u64,
+        blocks: u32,
+    ) -> Self {
+        assert!(
+            block_size.is_power_of_two() && block_size >= PAGE,
+            "block size {block_size}"
+        );
+        assert!(
+            start.is_multiple_of(block_size),
+            "blocks begin at {start:#x}"
+        );
+        let range = AddrRange::new(start, block_size.saturating_mul(u64::from(blocks)));
+        let fits = range.is_none_or(|range| space.mm().range().covers(range));
+        assert!(
+            fits,
+            "{blocks} blocks at {start:#x} go past the end of the space"
+        );
+        let states = Mutex::default();
+        Self {
+            vm,
+            space,
+            controller,
+            start,
+            block_size,
+            blocks,
+            states,
+        }
+    }
+
+    /// How many blocks there are.
+    pub fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
+    /// Bytes in a block.
+    pub fn block_size(&self) -> u64 {
+        self.block_size
+    }
+
+    /// The guest-physical addresses of a block.
+    pub fn block_range(&self, block: u32) -> AddrRange {
+        let start = self.start + u64::from(block) * self.block_size;
+        AddrRange::new(start, self.block_size).expect("the region ends below 2^64")
+    }
+
+    /// The blocks that are plugged now, in order, and how each was offered.
+    pub fn plugged(&self) -> Vec<(u32, BlockKind)> {
+        let states = self.states();
+        states
+            .iter()
+            .filter_map(|(&block, state)| match state {
+                State::Plugged(plugged) => Some((block, plugged.kind)),
+                State::Busy => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn states(&self) -> MutexGuard<'_, BTreeMap<u32, State>> {
+        // Each critical section is one call on the map.
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn check(&self, block: u32) -> Result<(), HotplugError> {
+        if block < self.blocks {
+            return Ok(());
+        }
+        Err(HotplugError::NoSuchBlock {
+            block,
+            blocks: self.blocks,
+        })
+    }
+
+    /// The addresses in a volatile block that hold a pattern, and the patterns.
+    pub(super) fn volatile_patterns(&self, block: u32) -> impl Iterator<Item = (u64, u64)> {
+        let start = self.block_range(block).start();
+        let pages = abi::VOLATILE_PAGES.min(self.block_size / PAGE);
+        (0..pages).map(move |page| {
+            let offset = page * PAGE;
+            (offset, abi::pattern(start + offset, abi::VOLATILE_ROUND))
+        })
+    }
+}
+
+impl fmt::Debug for HotplugRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HotplugRegion")
+            .field("start", &format_args!("{:#x}", self.start))
+            .field("block_size", &self.block_size)
+            .field("blocks", &self.blocks)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,39 @@
+//! What a plug and an unplug tell.
+
+use std::io;
+use std::time::Duration;
+
+use crate::mm::DrainReport;
+
+/// How a plug went.
+#[derive(Clone, Copy, Debug)]
+pub struct PlugReport {
+    /// All of it.
+    pub total: Duration,
+    /// Getting the memory from the host.
+    pub mmap: Duration,
+    /// KVM's part: adding the memslot.
+    pub kvm: Duration,
+    /// The map's part: planning, locking and publishing.
+    pub map: Duration,
+}
+
+/// How an unplug went.
+#[derive(Debug)]
+pub struct UnplugReport {
+    /// All of it.
+    pub total: Duration,
+    /// Waiting for the guest to give the block back.
+    pub consent: Duration,
+    /// Which readers held the block, and how long they were waited for.
+    pub drain: DrainReport,
+    /// The map's part: planning, locking and publishing; without the drain.
+    pub map: Duration,
+    /// KVM's part: removing the memslot.
+    pub kvm: Duration,
+    /// Giving the memory back to the host.
+    pub munmap: Duration,
+    /// If the host refused to unmap it: the memory was given back all the same,
+    /// the host addresses were not.
+    pub unmap_error: Option<io::Error>,
+}

@@ -1,0 +1,103 @@
+//! What answers a vCPU's exits, and how a vCPU ends.
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use super::error::VcpuError;
+use super::exit::Exit;
+use super::vcpu::{Registers, Vcpu};
+
+/// What answers a vCPU's exits, on the vCPU's thread. A closure will do, by
+/// [`VcpuThread::spawn`](super::VcpuThread::spawn).
+pub trait Handler: Send {
+    /// What it ends the vCPU with.
+    type Output: Send;
+
+    /// Answers an exit; `Break` ends the vCPU.
+    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output>;
+
+    /// Judges an error. `Ok`: the cause has been removed, run again. By default
+    /// every error ends the vCPU.
+    ///
+    /// # Errors
+    /// The error that the vCPU is to end with.
+    fn error(&mut self, error: VcpuError) -> Result<(), VcpuError> {
+        Err(error)
+    }
+}
+
+pub(super) struct Closure<F>(pub(super) F);
+
+impl<F, B: Send> Handler for Closure<F>
+where
+    F: FnMut(Exit<'_>, &Registers) -> ControlFlow<B> + Send,
+{
+    type Output = B;
+
+    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<B> {
+        (self.0)(exit, regs)
+    }
+}
+
+/// Why a vCPU's thread ended.
+#[derive(Debug)]
+pub enum End<B> {
+    /// Its handler ended it, with this.
+    Handler(B),
+    /// It was stopped from outside.
+    Stopped,
+    /// It could not go on.
+    Failed(VcpuError),
+    /// Its handler panicked, with this message.
+    Panicked(String),
+}
+
+impl<B> End<B> {
+    /// Whether it ended by an error or a panic.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Panicked(_))
+    }
+}
+
+/// A vCPU whose thread has ended.
+#[derive(Debug)]
+pub struct Ended<B> {
+    /// The vCPU's number.
+    pub id: u32,
+    /// Where it was, if KVM still tells.
+    pub rip: Option<u64>,
+    /// Why it ended.
+    pub end: End<B>,
+    /// The vCPU, which may run again.
+    pub vcpu: Vcpu,
+}
+
+/// Runs `vcpu` until something ends it.
+pub(super) fn run<H: Handler>(
+    vcpu: &mut Vcpu,
+    stop: &AtomicBool,
+    mut handler: H,
+) -> End<H::Output> {
+    while !stop.load(SeqCst) {
+        match vcpu.run_with_regs() {
+            Ok((exit, regs)) => {
+                if let ControlFlow::Break(output) = handler.exit(exit, regs) {
+                    return End::Handler(output);
+                }
+            }
+            Err(error) => {
+                if let Err(error) = handler.error(error) {
+                    return End::Failed(error);
+                }
+            }
+        }
+    }
+    End::Stopped
+}
+
+/// A panic's message, if it is text.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a value that is not text".to_owned())
+}

@@ -1,0 +1,228 @@
+//! Memslots that own what they map.
+//!
+//! A [`MemSlot`] keeps its host memory alive for as long as KVM maps it, and
+//! removes itself when dropped: there is no moment at which the guest reaches
+//! memory that the process has given back. [`Vm::add_slot`] and removal may be
+//! called from any thread, also while vCPUs run; KVM serialises them.
+//!
+//! What a stranger should know:
+//!
+//! - KVM cannot resize, move or replace a slot in one step. Between a removal
+//!   and an addition the guest's accesses exit as MMIO.
+//! - Removal waits for a vCPU that is inside the kernel in a page fault on any
+//!   slot of the VM. Whoever resolves such faults (userfaultfd) must not wait
+//!   for a removal.
+//! - Drop cannot report an error. Call [`MemSlot::remove`] where it matters;
+//!   a drop that fails logs, and leaks the memory and the id rather than
+//!   let the guest reach memory that is gone.
+use std::fmt;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+
+pub use super::slot_error::SlotError;
+use super::slot_ids::NoneLeft;
+use super::vm::{Vm, VmInner};
+use crate::memory::HostMemory;
+
+const PAGE: u64 = 4096;
+/// KVM's own limit on one slot: 2^31 - 1 pages.
+pub(super) const MAX_SLOT_BYTES: u64 = ((1 << 31) - 1) * PAGE;
+
+/// What the guest may do with a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotAccess {
+    /// Anything.
+    ReadWrite,
+    /// Read and execute; a write exits as MMIO (ROM).
+    ReadOnly,
+}
+
+/// A memslot. Dropping it takes it out of the guest.
+pub struct MemSlot {
+    vm: Arc<VmInner>,
+    id: u32,
+    gpa: u64,
+    len: u64,
+    access: SlotAccess,
+    /// `None` once the slot is out.
+    memory: Option<Arc<dyn HostMemory>>,
+}
+
+impl Vm {
+    /// Maps all of `memory` at `gpa`. May block for as long as a vCPU's page
+    /// fault on this VM is unresolved.
+    ///
+    /// # Errors
+    /// See [`SlotError`]; nothing has changed then.
+    pub fn add_slot(
+        &self,
+        gpa: u64,
+        memory: Arc<dyn HostMemory>,
+        access: SlotAccess,
+    ) -> Result<MemSlot, SlotError> {
+        let len = memory.len();
+        let host = memory.host_addr() as u64;
+        check(gpa, len, host, self.inner.physical_bits)?;
+        let id = self
+            .inner
+            .ids
+            .take()
+            .map_err(|NoneLeft(limit)| SlotError::NoneLeft { limit })?;
+        let flags = match access {
+            SlotAccess::ReadWrite => 0,
+            SlotAccess::ReadOnly => KVM_MEM_READONLY,
+        };
+        let region = kvm_userspace_memory_region {
+            slot: id,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr: host,
+        };
+        // SAFETY: the bytes are mapped and may be written by a guest for as
+        // long as `memory` lives (the implementor of HostMemory promised), and
+        // the MemSlot made below keeps it until KVM has let go of it.
+        match unsafe { self.inner.fd.set_user_memory_region(region) } {
+            Ok(()) => Ok(MemSlot {
+                vm: self.inner.clone(),
+                id,
+                gpa,
+                len,
+                access,
+                memory: Some(memory),
+            }),
+            Err(e) => {
+                self.inner.ids.give(id);
+                Err(match e.errno() {
+                    libc::EEXIST => SlotError::Overlap { gpa, len },
+                    _ => SlotError::Kvm {
+                        what: "add",
+                        id,
+                        gpa,
+                        len,
+                        source: e.into(),
+                    },
+                })
+            }
+        }
+    }
+}
+
+fn check(gpa: u64, len: u64, host: u64, bits: u32) -> Result<(), SlotError> {
+    if len == 0 || !(gpa | len | host).is_multiple_of(PAGE) {
+        return Err(SlotError::Unaligned { gpa, len, host });
+    }
+    if len > MAX_SLOT_BYTES {
+        return Err(SlotError::TooLarge { len });
+    }
+    match gpa.checked_add(len) {
+        Some(end) if end <= 1 << bits => Ok(()),
+        _ => Err(SlotError::PastEnd { gpa, len, bits }),
+    }
+}
+
+impl MemSlot {
+    /// KVM's number of it.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+    /// Its first guest-physical address.
+    pub fn gpa(&self) -> u64 {
+        self.gpa
+    }
+    /// Its bytes.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+    /// What the guest may do with it.
+    pub fn access(&self) -> SlotAccess {
+        self.access
+    }
+
+    /// Takes it out of the guest: when this returns, no vCPU reaches the memory
+    /// any more. Blocks as [`Vm::add_slot`] does.
+    ///
+    /// # Errors
+    /// [`SlotError::Kvm`], with the slot, which is still in place.
+    pub fn remove(mut self) -> Result<(), (Self, SlotError)> {
+        match self.take_out() {
+            Ok(()) => Ok(()),
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    fn take_out(&mut self) -> Result<(), SlotError> {
+        let region = kvm_userspace_memory_region {
+            slot: self.id,
+            ..Default::default()
+        };
+        // SAFETY: a size of 0 removes the slot; KVM reads no host memory.
+        unsafe { self.vm.fd.set_user_memory_region(region) }.map_err(|e| SlotError::Kvm {
+            what: "remove",
+            id: self.id,
+            gpa: self.gpa,
+            len: self.len,
+            source: e.into(),
+        })?;
+        self.memory = None;
+        self.vm.ids.give(self.id);
+        Ok(())
+    }
+}
+
+impl Drop for MemSlot {
+    fn drop(&mut self) {
+        if self.memory.is_none() {
+            return;
+        }
+        if let Err(e) = self.take_out() {
+            log::error!("{e}; its memory is leaked, since the guest still reaches it");
+            std::mem::forget(self.memory.take());
+        }
+    }
+}
+
+impl fmt::Debug for MemSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemSlot")
+            .field("id", &self.id)
+            .field("gpa", &format_args!("{:#x}", self.gpa))
+            .field("bytes", &format_args!("{:#x}", self.len))
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_refused_before_the_ioctl() {
+        let ok = |gpa, len, host| check(gpa, len, host, 40);
+        assert!(ok(0x1000, 0x1000, 0x7000).is_ok());
+        assert!(ok((1 << 40) - 0x1000, 0x1000, 0x7000).is_ok());
+        for (gpa, len, host) in [(1, 0x1000, 0), (0, 0x1001, 0), (0, 0x1000, 1), (0, 0, 0)] {
+            assert!(matches!(
+                ok(gpa, len, host),
+                Err(SlotError::Unaligned { .. })
+            ));
+        }
+        for gpa in [
+            1 << 40,
+            (1 << 40) - 0x1000,
+            u64::MAX - 0xfff,
+            u64::MAX - 0x1fff,
+        ] {
+            assert!(matches!(
+                ok(gpa, 0x2000, 0),
+                Err(SlotError::PastEnd { bits: 40, .. })
+            ));
+        }
+        assert!(matches!(
+            ok(0, MAX_SLOT_BYTES + PAGE, 0),
+            Err(SlotError::TooLarge { .. })
+        ));
+    }
+}

@@ -1,0 +1,174 @@
+//! Putting a machine together.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use gracefault_guest::abi;
+
+use super::config::HostLimits;
+use super::exit_path::Shared;
+use super::guest_pages::{GuestPages, Task};
+use super::layout::Layout;
+use super::{MachineConfig, MachineError, image};
+use crate::devices::{ExitDevice, HotplugController, SerialConsole, TestDevice};
+use crate::hotplug::HotplugRegion;
+use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
+use crate::kvm::{HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
+use crate::memory::{Device, GuestSpace, Mapping};
+use crate::mm::{AddrRange, KillFlag};
+
+/// A machine that has not run yet. Dropping it gives everything back.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) config: MachineConfig,
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) test_device: Arc<TestDevice>,
+    pub(super) controller: Arc<HotplugController>,
+    pub(super) region: Arc<HotplugRegion>,
+    pub(super) pages: GuestPages,
+    /// Boot RAM's slots. They keep their memory.
+    _slots: Vec<MemSlot>,
+}
+
+impl Machine {
+    /// Makes the machine that `config` describes; the guest's console output goes
+    /// to `console`, line by line. No vCPU runs yet.
+    pub fn new(
+        config: MachineConfig,
+        console: Box<dyn Write + Send>,
+    ) -> Result<Self, MachineError> {
+        let kvm = Kvm::open_path(&config.kvm_device)?;
+        let memory = HostFacts::read().memory.value;
+        let host = HostLimits {
+            vcpus: kvm.max_vcpus(),
+            slots: kvm.max_slots(),
+            memory: memory.cgroup_limit.unwrap_or(u64::MAX).min(memory.total),
+            physical_bits: kvm.physical_bits(),
+        };
+        config.check(&host)?;
+        let layout = Layout::new(&config, &host)?;
+        let vm = Arc::new(Vm::new(&kvm)?);
+
+        let memory = Arc::new(GuestSpace::physical(physical_range(host.physical_bits)));
+        let (low, slots) = boot_ram(&vm, &memory, &layout)?;
+        let image = image::load(&config, &layout, &low)?;
+        write_tables(&low, &layout, vm.physical_bits())?;
+
+        let vcpu_count = config.vcpus as usize;
+        let exit_device = Arc::new(ExitDevice::new(vcpu_count));
+        let test_device = Arc::new(TestDevice::new(vcpu_count));
+        let controller = Arc::new(HotplugController::new(vcpu_count));
+        let devices: [(u64, u64, Arc<dyn Device>); 3] = [
+            (abi::TEST_GPA, test_device.len(), test_device.clone()),
+            (abi::EXIT_GPA, exit_device.len(), exit_device.clone()),
+            (abi::HOTPLUG_GPA, controller.len(), controller.clone()),
+        ];
+        for (gpa, len, device) in devices {
+            memory.map_device(range(gpa, len), device)?;
+        }
+        let ports = Arc::new(GuestSpace::ports());
+        let serial = SerialConsole::new(console);
+        ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial)?;
+
+        let pages = GuestPages::new(low, &layout);
+        let vcpus = vcpus(&vm, &config, &layout, image.entry)?;
+        let task = Task {
+            workload: config.workload,
+            vcpus: config.vcpus,
+            tsc_khz: vcpus[0].tsc_khz()?.into(),
+            block_size: config.memory.block,
+            image_end: image.end,
+        };
+        pages.write_task(&task, &layout);
+        let blocks = config.memory.hotplug_size / config.memory.block;
+        let region = Arc::new(HotplugRegion::new(
+            vm,
+            memory.clone(),
+            controller.clone(),
+            layout.hotplug.start,
+            config.memory.block,
+            u32::try_from(blocks).expect("checked against the number of memslots"),
+        ));
+        let shared = Shared {
+            memory,
+            ports,
+            exit_device,
+            controller: controller.clone(),
+            kill: KillFlag::new(),
+        };
+        let shared = Arc::new(shared);
+        Ok(Self {
+            config,
+            vcpus,
+            shared,
+            test_device,
+            controller,
+            region,
+            pages,
+            _slots: slots,
+        })
+    }
+}
+
+fn physical_range(bits: u32) -> AddrRange {
+    range(0, 1 << bits.min(52))
+}
+
+fn range(start: u64, len: u64) -> AddrRange {
+    AddrRange::new(start, len).expect("the layout has no empty range")
+}
+
+/// Boot RAM: a memslot and a VMA each, for what lies below the devices and above.
+/// Returns the lower memory, which holds all that the VMM shares with the guest.
+fn boot_ram(
+    vm: &Vm,
+    memory: &GuestSpace,
+    layout: &Layout,
+) -> Result<(Arc<Mapping>, Vec<MemSlot>), MachineError> {
+    let mut rams = Vec::new();
+    let mut slots = Vec::new();
+    for part in [&layout.low, &layout.high]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+    {
+        let len = part.end - part.start;
+        let no_memory = |source| MachineError::NoMemory { len, source };
+        let ram = Arc::new(Mapping::anonymous(len).map_err(no_memory)?);
+        slots.push(vm.add_slot(part.start, ram.clone(), SlotAccess::ReadWrite)?);
+        memory.map_ram(range(part.start, len), ram.clone())?;
+        rams.push(ram);
+    }
+    Ok((rams.swap_remove(0), slots))
+}
+
+fn write_tables(low: &Mapping, layout: &Layout, bits: u32) -> Result<(), MachineError> {
+    let room = match layout.tables {
+        TABLES_GPA => TABLES_ROOM,
+        tables => layout.reports - tables,
+    };
+    let mut write = |gpa: u64, bytes: &[u8]| Ok(low.write(gpa, bytes)?);
+    boot::write_tables(layout.mapped_end, bits, layout.tables, room, &mut write)?;
+    Ok(())
+}
+
+fn vcpus(
+    vm: &Vm,
+    config: &MachineConfig,
+    layout: &Layout,
+    entry: u64,
+) -> Result<Vec<Vcpu>, MachineError> {
+    let mut vcpus = Vec::new();
+    for id in 0..config.vcpus {
+        let mut vcpu = vm.create_vcpu(id)?;
+        vcpu.start_at(&Start {
+            entry,
+            params: abi::PARAMS_GPA,
+            stack_top: layout.stack_top(id),
+            report: layout.report(id),
+            tables: layout.tables,
+        })?;
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}

@@ -1,0 +1,239 @@
+//! One exit's way, and there is no other: `KVM_RUN` returns, the access is looked
+//! up and carried out, the guard is dropped, the exit is recorded, `KVM_RUN`.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use gracefault_guest::abi::{self, device};
+
+use crate::devices::{ExitDevice, Fate, HotplugController};
+use crate::kvm::{Exit, Registers, VcpuError, VcpuHandler};
+use crate::memory::{Access, AccessError, GuestSpace, Served};
+use crate::mm::{KillFlag, LookupError};
+use crate::trace::{ExitKind, VcpuTrace};
+
+/// What the vCPUs of a machine share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) memory: Arc<GuestSpace>,
+    pub(super) ports: Arc<GuestSpace>,
+    pub(super) exit_device: Arc<ExitDevice>,
+    pub(super) controller: Arc<HotplugController>,
+    /// Raised when the machine is stopped, so that no vCPU waits on.
+    pub(super) kill: KillFlag,
+}
+
+/// Why a vCPU's handler ended it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The guest did, by the exit device.
+    Guest(Fate),
+    /// The guest halted, with interrupts off: it will not go on.
+    Halted,
+    /// An access could not be carried out.
+    Access(AccessError),
+}
+
+/// What a vCPU's thread has to show at its end.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) trace: VcpuTrace,
+    /// Accesses to each device's range, second fragments left out.
+    pub(super) accesses: [u64; device::COUNT],
+    /// Accesses to the serial console's ports.
+    pub(super) serial: u64,
+}
+
+/// Answers the exits of one vCPU, on its thread.
+pub(super) struct ExitPath {
+    vcpu: usize,
+    shared: Arc<Shared>,
+    ended: Ended,
+    /// Where the figures go when the vCPU has ended, however it did.
+    hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
+    /// A test's: forget the next exit.
+    forget_one: bool,
+}
+
+impl ExitPath {
+    pub(super) fn new(
+        vcpu: usize,
+        shared: Arc<Shared>,
+        hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
+        forget_one: bool,
+    ) -> Self {
+        let ended = Ended {
+            trace: VcpuTrace::default(),
+            accesses: [0; device::COUNT],
+            serial: 0,
+        };
+        Self {
+            vcpu,
+            shared,
+            ended,
+            hand_in,
+            forget_one,
+        }
+    }
+
+    /// Carries out one MMIO exit.
+    fn mmio(
+        &mut self,
+        kind: ExitKind,
+        gpa: u64,
+        fragment: bool,
+        result: Result<Access, AccessError>,
+        since: Instant,
+    ) -> ControlFlow<Ending> {
+        if std::mem::take(&mut self.forget_one) {
+            return ControlFlow::Continue(());
+        }
+        // Counted before the access is judged: KVM has counted it in any case.
+        let trace = &mut self.ended.trace;
+        *if fragment {
+            &mut trace.mmio_fragments
+        } else {
+            &mut trace.mmio_exits
+        } += 1;
+        let access = match result {
+            Ok(access) => access,
+            // The machine is being stopped: the thread sees that next.
+            Err(AccessError::Lookup {
+                error: LookupError::Killed,
+                ..
+            }) => {
+                return ControlFlow::Continue(());
+            }
+            Err(error) => return ControlFlow::Break(Ending::Access(error)),
+        };
+        if !fragment && let Some(index) = access.vma.and_then(device_index) {
+            self.ended.accesses[index] += 1;
+        }
+        trace.access(kind, gpa, &access, since.elapsed());
+        let ends = kind == ExitKind::MmioWrite && access.vma == Some(abi::EXIT_GPA);
+        match ends
+            .then(|| self.shared.exit_device.fate(self.vcpu))
+            .flatten()
+        {
+            Some(fate) => ControlFlow::Break(Ending::Guest(fate)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Carries out the accesses of one PIO exit, `size` bytes each, to one port.
+    fn pio<'a>(
+        &mut self,
+        kind: ExitKind,
+        port: u16,
+        accesses: impl Iterator<Item = PioData<'a>>,
+        since: Instant,
+    ) -> ControlFlow<Ending> {
+        let mut last = Access::default();
+        for data in accesses {
+            let (port, kill) = (u64::from(port), Some(&self.shared.kill));
+            let result = match data {
+                PioData::In(data) => self.shared.ports.read(port, data, kill),
+                PioData::Out(data) => self.shared.ports.write(port, data, kill),
+            };
+            last = match result {
+                Ok(access) => access,
+                Err(AccessError::Lookup {
+                    error: LookupError::Killed,
+                    ..
+                }) => {
+                    return ControlFlow::Continue(());
+                }
+                Err(error) => return ControlFlow::Break(Ending::Access(error)),
+            };
+            let to_serial = last.vma == Some(u64::from(abi::SERIAL_PORT));
+            self.ended.serial += u64::from(to_serial && last.served == Served::Device);
+        }
+        self.ended
+            .trace
+            .access(kind, port.into(), &last, since.elapsed());
+        ControlFlow::Continue(())
+    }
+}
+
+enum PioData<'a> {
+    In(&'a mut [u8]),
+    Out(&'a [u8]),
+}
+
+/// The device whose VMA begins at `start`.
+fn device_index(start: u64) -> Option<usize> {
+    match start {
+        abi::TEST_GPA => Some(device::TEST),
+        abi::EXIT_GPA => Some(device::EXIT),
+        abi::HOTPLUG_GPA => Some(device::HOTPLUG),
+        _ => None,
+    }
+}
+
+impl VcpuHandler for ExitPath {
+    type Output = Ending;
+
+    fn exit(&mut self, exit: Exit<'_>, _regs: &Registers) -> ControlFlow<Ending> {
+        let since = Instant::now();
+        match exit {
+            Exit::MmioRead {
+                gpa,
+                data,
+                fragment,
+            } => {
+                let result = self.shared.memory.read(gpa, data, Some(&self.shared.kill));
+                if result.is_err() {
+                    data.fill(0xff);
+                }
+                self.mmio(ExitKind::MmioRead, gpa, fragment, result, since)
+            }
+            Exit::MmioWrite {
+                gpa,
+                data,
+                fragment,
+            } => {
+                let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
+                self.mmio(ExitKind::MmioWrite, gpa, fragment, result, since)
+            }
+            Exit::PioIn { port, size, data } => {
+                let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
+                self.pio(ExitKind::PioIn, port, accesses, since)
+            }
+            Exit::PioOut { port, size, data } => {
+                let accesses = data.chunks_exact(size.into()).map(PioData::Out);
+                self.pio(ExitKind::PioOut, port, accesses, since)
+            }
+            Exit::Halt => {
+                self.ended.trace.other(ExitKind::Halt, since.elapsed());
+                ControlFlow::Break(Ending::Halted)
+            }
+            Exit::Interrupted => {
+                self.ended
+                    .trace
+                    .other(ExitKind::Interrupted, since.elapsed());
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    fn error(&mut self, error: VcpuError) -> Result<(), VcpuError> {
+        Err(error)
+    }
+}
+
+impl Drop for ExitPath {
+    /// Hands the figures in, also if a device's bug made the handler panic.
+    fn drop(&mut self) {
+        let empty = Ended {
+            trace: VcpuTrace::default(),
+            accesses: [0; 3],
+            serial: 0,
+        };
+        let ended = std::mem::replace(&mut self.ended, empty);
+        // A vCPU that runs no more uses no block.
+        self.shared.controller.leave(self.vcpu);
+        // Nobody takes them only if the machine is being dropped unread.
+        let _ = self.hand_in.send((self.vcpu, ended));
+    }
+}

@@ -1,0 +1,32 @@
+//! A machine: a guest on vCPUs, its memory and devices in the map, and a thread
+//! that plugs and unplugs beside it.
+//!
+//! ```no_run
+//! use gracefault::machine::{Machine, MachineConfig, StopRequest};
+//!
+//! let machine = Machine::new(MachineConfig::default(), Box::new(std::io::stdout()))?;
+//! let report = machine.run(&StopRequest::new(), &mut |_progress| ())?;
+//! println!("{:?} after {} s", report.verdict, report.seconds);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod build;
+mod config;
+pub mod elf;
+mod error;
+mod exit_path;
+mod exit_table;
+mod guest_pages;
+mod image;
+mod layout;
+mod report;
+mod run;
+mod verdict;
+
+pub use build::Machine;
+pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
+pub use error::MachineError;
+pub use report::{
+    ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict,
+};
+pub use run::{Progress, StopRequest};

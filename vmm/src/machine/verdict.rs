@@ -1,0 +1,288 @@
+//! Judging a run: guest, VMM and KVM must agree.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gracefault_guest::abi::{Workload, device};
+
+use super::exit_path::{Ended as Figures, Ending};
+use super::guest_pages::GuestVcpu;
+use super::report::{GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict};
+use super::run::{Cause, ChurnError, VcpuEnd};
+use super::{Machine, Sabotage, exit_table};
+use crate::devices::Fate;
+use crate::hotplug::ChurnReport;
+use crate::kvm::End;
+use crate::trace::VcpuTrace;
+
+const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug"];
+
+/// What is left of a run.
+pub(super) struct Outcome {
+    pub(super) cause: Cause,
+    pub(super) time: Duration,
+    /// By vCPU.
+    pub(super) figures: Vec<Figures>,
+    /// By vCPU.
+    pub(super) ended: Vec<VcpuEnd>,
+    pub(super) churn: ChurnReport,
+    pub(super) churned: Option<Result<(), ChurnError>>,
+}
+
+/// What was found wrong, and what could not be checked.
+#[derive(Default)]
+struct Judgement {
+    findings: Vec<String>,
+    unchecked: Vec<String>,
+}
+
+impl Judgement {
+    fn equal(
+        &mut self,
+        what: std::fmt::Arguments<'_>,
+        (ours, we): (u64, &str),
+        (other, they): (u64, &str),
+    ) {
+        if ours != other {
+            self.findings
+                .push(format!("{what}: {we} counted {ours}, {they} {other}"));
+        }
+    }
+}
+
+pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
+    let mut judgement = Judgement::default();
+    judge_cause(machine, &outcome, &mut judgement);
+    let mut vcpus = Vec::new();
+    let mut guest = GuestReport::default();
+    let mut all = VcpuTrace::default();
+    for (end, figures) in outcome.ended.iter().zip(&outcome.figures) {
+        let told = machine.pages.report(end.id);
+        vcpus.push(judge_vcpu(
+            machine,
+            outcome.cause,
+            end,
+            figures,
+            &told,
+            &mut judgement,
+        ));
+        add_guest(&mut guest, &told);
+        all.add(&figures.trace);
+    }
+    let Judgement {
+        findings,
+        unchecked,
+    } = judgement;
+    let verdict = match (findings.is_empty(), outcome.cause) {
+        (false, _) => Verdict::Failed,
+        (true, Cause::Outside) => Verdict::Stopped,
+        (true, _) => Verdict::Passed,
+    };
+    let churn = &outcome.churn;
+    RunReport {
+        verdict,
+        findings,
+        unchecked,
+        seconds: outcome.time.as_secs_f64(),
+        workload: workload_name(machine.config.workload),
+        seed: machine.config.seed,
+        memory: machine.config.memory,
+        vcpus,
+        exits_by_target: exit_table::groups(machine, &all.exits),
+        exits: exit_table::rows(machine, &all.exits),
+        lookups: LookupReport {
+            fast: all.lookups_fast,
+            waited: all.waits.summary(),
+            none: all.lookups_none,
+        },
+        hotplug: machine.config.churn.then(|| HotplugReport {
+            plug: churn.plug.summary(),
+            unplug: churn.unplug.summary(),
+            surprise_unplug: churn.surprise.summary(),
+            drained_readers: churn.drained_readers,
+            unmap_errors: churn.unmap_errors,
+        }),
+        guest: (guest.reported > 0 || guest.rounds > 0).then_some(guest),
+    }
+}
+
+fn judge_cause(machine: &Machine, outcome: &Outcome, judgement: &mut Judgement) {
+    if outcome.cause == Cause::Timeout {
+        let mut finding = format!(
+            "the guest did not end within {:?}; it was at",
+            machine.config.timeout
+        );
+        for end in &outcome.ended {
+            match (&end.end, end.rip) {
+                (End::Stopped, Some(rip)) => {
+                    finding += &format!(" rip {rip:#x} (vCPU {}),", end.id)
+                }
+                (End::Stopped, None) => finding += &format!(" an unknown rip (vCPU {}),", end.id),
+                _ => finding += &format!(" its end (vCPU {}),", end.id),
+            }
+        }
+        finding.truncate(finding.len() - 1);
+        judgement
+            .findings
+            .push(finding + "; give it longer (--timeout), or see why it hangs");
+    }
+    if let Some(Err(error)) = &outcome.churned {
+        judgement.findings.push(error.to_string());
+    }
+    if machine.config.sabotage == Some(Sabotage::FlipByte) {
+        judgement
+            .unchecked
+            .push("a byte was flipped on purpose".to_owned());
+    }
+}
+
+fn judge_vcpu(
+    machine: &Machine,
+    cause: Cause,
+    end: &VcpuEnd,
+    figures: &Figures,
+    told: &GuestVcpu,
+    judgement: &mut Judgement,
+) -> VcpuReport {
+    let (id, trace) = (end.id, &figures.trace);
+    let sentence = describe(end);
+    let stopped = matches!(end.end, End::Stopped);
+    let well = matches!(end.end, End::Handler(Ending::Guest(Fate::Exited(0))));
+    if !well && !stopped {
+        judgement.findings.push(format!("vCPU {id} {sentence}"));
+    }
+
+    let kvm_mmio_exits = end
+        .vcpu
+        .stats()
+        .ok()
+        .and_then(|stats| stats.read("mmio_exits"));
+    match kvm_mmio_exits {
+        Some(kvm) => judgement.equal(
+            format_args!("MMIO exits of vCPU {id}"),
+            (trace.mmio_exits, "the VMM"),
+            (kvm, "KVM"),
+        ),
+        None => judgement.unchecked.push(format!(
+            "vCPU {id}: this KVM does not count MMIO exits (KVM_GET_STATS_FD)"
+        )),
+    }
+
+    if told.done {
+        judge_counts(machine, id, figures, told, judgement);
+    } else {
+        let why = if stopped {
+            "it was stopped"
+        } else {
+            "its guest wrote no final report"
+        };
+        judgement
+            .unchecked
+            .push(format!("vCPU {id}: the guest's own counts, since {why}"));
+        if well && machine.config.kernel.is_none() {
+            judgement
+                .findings
+                .push(format!("vCPU {id} ended without its final report"));
+        }
+    }
+    judge_mismatches(id, told, judgement);
+    if stopped && cause == Cause::Failure {
+        judgement
+            .unchecked
+            .push(format!("vCPU {id}: stopped, since another failed"));
+    }
+    VcpuReport {
+        end: sentence,
+        rip: end.rip,
+        mmio_exits: trace.mmio_exits,
+        mmio_fragments: trace.mmio_fragments,
+        kvm_mmio_exits,
+        device_accesses: by_device(figures.accesses),
+        guest_device_accesses: told.done.then(|| by_device(told.accesses)),
+    }
+}
+
+/// The guest's final counts against ours.
+fn judge_counts(
+    machine: &Machine,
+    id: u32,
+    figures: &Figures,
+    told: &GuestVcpu,
+    judgement: &mut Judgement,
+) {
+    for (i, name) in DEVICES.into_iter().enumerate() {
+        judgement.equal(
+            format_args!("accesses of vCPU {id} to the {name} device"),
+            (figures.accesses[i], "the VMM"),
+            (told.accesses[i], "the guest"),
+        );
+    }
+    judgement.equal(
+        format_args!("bytes of vCPU {id} on the serial port"),
+        (figures.serial, "the VMM"),
+        (told.serial_bytes, "the guest"),
+    );
+    if machine.config.kernel.is_none() {
+        judgement.equal(
+            format_args!("reads of vCPU {id} where nothing was plugged"),
+            (figures.trace.unmapped_reads, "the VMM"),
+            (told.absent_reads, "the guest"),
+        );
+    }
+}
+
+fn judge_mismatches(id: u32, told: &GuestVcpu, judgement: &mut Judgement) {
+    if told.mismatches == 0 {
+        return;
+    }
+    let mut finding = format!("vCPU {id} found {} wrong values", told.mismatches);
+    for (i, m) in told.first.iter().take(3).enumerate() {
+        let lead = if i == 0 { ": " } else { ", " };
+        finding += &format!(
+            "{lead}{:#x} at {:#x} in place of {:#x} (round {})",
+            m.found, m.gpa, m.expected, m.round
+        );
+    }
+    judgement.findings.push(finding);
+}
+
+fn describe(end: &VcpuEnd) -> String {
+    match &end.end {
+        End::Handler(Ending::Guest(fate)) => fate.to_string(),
+        End::Handler(Ending::Halted) => "halted with interrupts off".to_owned(),
+        End::Handler(Ending::Access(error)) => {
+            format!(
+                "made an access that failed: {error} (rip {:#x?})",
+                end.rip.unwrap_or(0)
+            )
+        }
+        End::Stopped => "was stopped".to_owned(),
+        End::Failed(error) => format!("failed: {error}"),
+        End::Panicked(message) => format!("ended by a panic of its exit handler: {message}"),
+    }
+}
+
+fn by_device(counts: [u64; device::COUNT]) -> BTreeMap<&'static str, u64> {
+    DEVICES.into_iter().zip(counts).collect()
+}
+
+fn add_guest(sum: &mut GuestReport, told: &GuestVcpu) {
+    sum.reported += u32::from(told.done);
+    sum.rounds += told.rounds;
+    sum.bytes_written += told.bytes_written;
+    sum.bytes_verified += told.bytes_verified;
+    sum.blocks_taken += told.blocks_taken;
+    sum.blocks_released += told.blocks_released;
+    sum.volatile_reads += told.volatile_reads;
+    sum.absent_reads += told.absent_reads;
+    sum.mismatches += told.mismatches;
+}
+
+fn workload_name(workload: Workload) -> &'static str {
+    match workload {
+        Workload::Hello => "hello",
+        Workload::Mmio => "mmio",
+        Workload::Memory => "memory",
+        Workload::Hotplug => "hotplug",
+    }
+}

@@ -1,0 +1,216 @@
+//! A test for each row of the access table, by the call that DMA uses.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::mm::AddrRange;
+
+const RAM: u64 = 0x1000;
+const ROM: u64 = 0x3000;
+const DEVICE: u64 = 0x4000;
+const SIZE: u64 = 0x10000;
+
+/// Notes what it sees; reads as its offsets.
+struct Probe {
+    sizes: AccessSizes,
+    seen: Mutex<Vec<(char, u64, usize)>>,
+}
+
+impl Device for Probe {
+    fn name(&self) -> &str {
+        "probe"
+    }
+
+    fn sizes(&self) -> AccessSizes {
+        self.sizes
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        self.seen.lock().unwrap().push(('r', offset, data.len()));
+        match offset {
+            0x80.. if offset < 0x88 => Err(DeviceError::NoRegister),
+            0x88.. if offset < 0x90 => panic!("on purpose"),
+            _ => {
+                data.iter_mut()
+                    .zip(offset..)
+                    .for_each(|(byte, o)| *byte = o as u8);
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.seen.lock().unwrap().push(('w', offset, data.len()));
+        if data == [0xde, 0xad] {
+            panic!("on purpose")
+        }
+        Ok(())
+    }
+}
+
+/// Two pages of RAM, a page of ROM filled with 0x22, a page of device; holes
+/// around them.
+fn space(sizes: AccessSizes) -> (GuestSpace, Arc<Probe>) {
+    let space = GuestSpace::physical(AddrRange::new(0, SIZE).unwrap());
+    let range = |start, pages| AddrRange::new(start, pages * PAGE).unwrap();
+    for page in [RAM, RAM + PAGE] {
+        space
+            .map_ram(range(page, 1), Arc::new(Mapping::anonymous(PAGE).unwrap()))
+            .unwrap();
+    }
+    let rom = Mapping::anonymous(PAGE).unwrap();
+    rom.write(0, &[0x22; PAGE as usize]).unwrap();
+    space.map_rom(range(ROM, 1), Arc::new(rom)).unwrap();
+    let probe = Arc::new(Probe {
+        sizes,
+        seen: Mutex::default(),
+    });
+    space.map_device(range(DEVICE, 1), probe.clone()).unwrap();
+    (space, probe)
+}
+
+fn read<const N: usize>(space: &GuestSpace, addr: u64) -> ([u8; N], Access) {
+    let mut data = [0x77; N];
+    let access = space.read(addr, &mut data, None).unwrap();
+    (data, access)
+}
+
+#[test]
+fn unmapped_reads_all_ones_and_drops_writes() {
+    let (space, _) = space(AccessSizes::ANY);
+    let (data, access) = read::<8>(&space, 0x8000);
+    assert_eq!(
+        (data, access.served, access.vma),
+        ([0xff; 8], Served::Unmapped, None)
+    );
+    let access = space.write(0x8000, &[1; 8], None).unwrap();
+    assert_eq!((access.served, access.parts), (Served::Unmapped, 1));
+    assert_eq!(read::<8>(&space, 0x8000).0, [0xff; 8]);
+}
+
+#[test]
+fn a_border_between_ram_regions_joins_byte_for_byte() {
+    let (space, _) = space(AccessSizes::ANY);
+    let access = space
+        .write(RAM + PAGE - 3, &[1, 2, 3, 4, 5, 6, 7, 8], None)
+        .unwrap();
+    assert_eq!((access.served, access.parts), (Served::Memory, 2));
+    assert_eq!(read::<4>(&space, RAM + PAGE - 1).0, [3, 4, 5, 6]);
+}
+
+#[test]
+fn borders_of_holes_and_devices_split_the_access() {
+    let (space, probe) = space(AccessSizes::ANY);
+    // Hole to RAM.
+    space.write(RAM, &[9; 4], None).unwrap();
+    let (data, access) = read::<8>(&space, RAM - 4);
+    assert_eq!(data, [0xff, 0xff, 0xff, 0xff, 9, 9, 9, 9]);
+    assert_eq!((access.served, access.parts), (Served::Unmapped, 2));
+    // ROM to device: the device sees offset 0 and its own part only.
+    let (data, access) = read::<8>(&space, DEVICE - 5);
+    assert_eq!(data, [0x22, 0x22, 0x22, 0x22, 0x22, 0, 1, 2]);
+    assert_eq!((access.served, access.vma), (Served::Device, Some(DEVICE)));
+    // Device to hole.
+    let (data, _) = read::<4>(&space, DEVICE + PAGE - 2);
+    assert_eq!(data, [0xfe, 0xff, 0xff, 0xff]);
+    assert_eq!(
+        *probe.seen.lock().unwrap(),
+        [('r', 0, 3), ('r', PAGE - 2, 2)]
+    );
+}
+
+#[test]
+fn length_0_does_nothing_anywhere() {
+    let (space, probe) = space(AccessSizes::ANY);
+    for addr in [RAM, DEVICE, 0x8000, SIZE, u64::MAX] {
+        assert_eq!(space.read(addr, &mut [], None).unwrap().parts, 0);
+        assert_eq!(space.write(addr, &[], None).unwrap().parts, 0);
+    }
+    assert!(probe.seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_device_sees_offset_and_exact_length_at_any_alignment() {
+    let (space, probe) = space(AccessSizes::ANY);
+    let mut expected = Vec::new();
+    for offset in 0..8 {
+        for len in 1..=8 {
+            let mut data = vec![0; len];
+            space.read(DEVICE + offset, &mut data, None).unwrap();
+            assert!(data.iter().zip(offset..).all(|(&byte, o)| byte == o as u8));
+            space.write(DEVICE + offset, &data, None).unwrap();
+            expected.extend([('r', offset, len), ('w', offset, len)]);
+        }
+    }
+    assert_eq!(*probe.seen.lock().unwrap(), expected);
+}
+
+#[test]
+fn sizes_a_device_does_not_take_are_split_or_all_ones_as_declared() {
+    let (split, probe) = space(AccessSizes::only(&[1, 4], OtherSizes::Split));
+    assert_eq!(read::<6>(&split, DEVICE + 1).0, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(
+        *probe.seen.lock().unwrap(),
+        [('r', 1, 4), ('r', 5, 1), ('r', 6, 1)]
+    );
+    let (refuse, probe) = space(AccessSizes::only(&[8], OtherSizes::AllOnes));
+    let (data, access) = read::<4>(&refuse, DEVICE);
+    assert_eq!((data, access.served), ([0xff; 4], Served::DeviceFailed));
+    assert!(probe.seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn past_the_end_is_an_error_and_does_not_wrap() {
+    let (space, _) = space(AccessSizes::ANY);
+    for addr in [SIZE - 4, SIZE, u64::MAX - 3, u64::MAX] {
+        let past_end = Err(AccessError::PastEnd { addr, len: 8 });
+        assert_eq!(space.read(addr, &mut [0; 8], None).map(drop), past_end);
+        assert_eq!(space.write(addr, &[0; 8], None).map(drop), past_end);
+    }
+}
+
+#[test]
+fn writes_to_rom_are_dropped() {
+    let (space, _) = space(AccessSizes::ANY);
+    assert_eq!(
+        space.write(ROM + 8, &[1; 4], None).unwrap().served,
+        Served::RomWrite
+    );
+    let (data, access) = read::<4>(&space, ROM + 8);
+    assert_eq!((data, access.served), ([0x22; 4], Served::Memory));
+}
+
+#[test]
+fn a_device_that_fails_or_panics_costs_all_ones_only() {
+    let (space, _) = space(AccessSizes::ANY);
+    for addr in [DEVICE + 0x80, DEVICE + 0x88] {
+        let (data, access) = read::<8>(&space, addr);
+        assert_eq!((data, access.served), ([0xff; 8], Served::DeviceFailed));
+    }
+    let access = space.write(DEVICE, &[0xde, 0xad], None).unwrap();
+    assert_eq!(access.served, Served::DeviceFailed);
+    assert_eq!(read::<1>(&space, DEVICE + 3).0, [3]);
+    // Nothing is left held: the device can be removed at once.
+    let range = AddrRange::new(DEVICE, PAGE).unwrap();
+    let soon = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    assert!(
+        space
+            .mm()
+            .unmap(range, Some(soon))
+            .unwrap()
+            .drain
+            .holders
+            .is_empty()
+    );
+}
+
+#[test]
+fn long_accesses_reach_a_device_in_pieces_of_8() {
+    let (space, probe) = space(AccessSizes::ANY);
+    let (data, _) = read::<20>(&space, DEVICE);
+    assert!(data.iter().zip(0..).all(|(&byte, o)| byte == o));
+    assert_eq!(
+        *probe.seen.lock().unwrap(),
+        [('r', 0, 8), ('r', 8, 8), ('r', 16, 4)]
+    );
+}

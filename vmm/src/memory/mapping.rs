@@ -1,0 +1,183 @@
+//! Host memory that stands behind guest addresses.
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+use vm_memory::VolatileSlice;
+
+use super::sigbus;
+
+/// Bytes in a page.
+pub const PAGE: u64 = 4096;
+
+/// Host memory that can be mapped into a guest.
+///
+/// # Safety
+///
+/// The implementor promises that `host_addr()..host_addr() + len()` stays mapped
+/// readable and writable at that address, and belongs to nothing else, for as
+/// long as the value lives; both functions always return the same.
+pub unsafe trait HostMemory: Send + Sync + 'static {
+    /// The first byte; page-aligned.
+    fn host_addr(&self) -> *mut u8;
+
+    /// Bytes; a multiple of the page size, not 0.
+    fn len(&self) -> u64;
+
+    /// Never: memory of no length cannot be made.
+    fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// Private anonymous memory of this process, owned by this value: unmapped when
+/// it is dropped, or by [`Mapping::unmap`], which also tells how that went.
+///
+/// Nothing is reserved up front: pages come with the first touch.
+#[derive(Debug)]
+pub struct Mapping {
+    addr: NonNull<u8>,
+    /// A multiple of the page size, not 0.
+    len: usize,
+}
+
+// SAFETY: the memory belongs to the process, not to a thread, and is touched
+// through volatile accesses only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; guest memory is shared with the vCPUs by its nature.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` zeroed bytes. Fails with `InvalidInput` unless `len` is a
+    /// multiple of the page size and not 0, and with the system's error if the
+    /// host refuses.
+    pub fn anonymous(len: u64) -> io::Result<Self> {
+        let bytes = usize::try_from(len)
+            .ok()
+            .filter(|&n| n != 0 && len.is_multiple_of(PAGE));
+        let Some(bytes) = bytes else {
+            let what = format!("cannot map {len} bytes: not a multiple of {PAGE}, or none");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        };
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no
+        // memory that anybody has.
+        let addr = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, -1, 0) };
+        if addr == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let addr = NonNull::new(addr.cast()).expect("the kernel maps nothing at 0 unasked");
+        Ok(Self { addr, len: bytes })
+    }
+
+    /// The bytes, for volatile access.
+    pub fn as_volatile(&self) -> VolatileSlice<'_> {
+        // SAFETY: the mapping is `len` bytes long and lives as long as `self`,
+        // which the slice borrows.
+        unsafe { VolatileSlice::new(self.addr.as_ptr(), self.len) }
+    }
+
+    /// Copies from the memory at `offset` into `data`. Fails if that is not
+    /// inside, or with [`sigbus::Fault`] if the host has no page to give there.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), sigbus::Fault> {
+        let part = self.part(offset, data.len());
+        sigbus::guarded(part.ptr_guard_mut().as_ptr(), data.len(), || {
+            part.copy_to(data)
+        })
+        .map(drop)
+    }
+
+    /// Copies `data` into the memory at `offset`; fails as [`Mapping::read`] does.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), sigbus::Fault> {
+        let part = self.part(offset, data.len());
+        sigbus::guarded(part.ptr_guard_mut().as_ptr(), data.len(), || {
+            part.copy_from(data)
+        })
+    }
+
+    /// # Panics
+    ///
+    /// If the bytes do not lie inside the mapping: VMAs and their mappings are
+    /// made with one length.
+    fn part(&self, offset: u64, len: usize) -> VolatileSlice<'_> {
+        let offset = usize::try_from(offset).expect("an offset into host memory");
+        self.as_volatile()
+            .subslice(offset, len)
+            .expect("inside the mapping")
+    }
+
+    /// Gives the memory back to the host. If `munmap` fails (it may need one more
+    /// mapping than `vm.max_map_count` allows) the pages are discarded all the
+    /// same, the addresses stay reserved, and the error is returned.
+    pub fn unmap(self) -> io::Result<()> {
+        let this = std::mem::ManuallyDrop::new(self);
+        this.release()
+    }
+
+    fn release(&self) -> io::Result<()> {
+        let addr = self.addr.as_ptr().cast();
+        // SAFETY: the mapping is ours, and its owner gives it up: `unmap` takes
+        // it by value, `drop` comes last.
+        if unsafe { libc::munmap(addr, self.len) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        // SAFETY: as above; the range is still mapped, since `munmap` failed.
+        unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) };
+        Err(error)
+    }
+}
+
+// SAFETY: the mapping is made by the constructor and goes with the value.
+unsafe impl HostMemory for Mapping {
+    fn host_addr(&self) -> *mut u8 {
+        self.addr.as_ptr()
+    }
+
+    fn len(&self) -> u64 {
+        self.len as u64
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            log::warn!(
+                "{} bytes of guest memory were discarded but not unmapped: {error}",
+                self.len
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_zeroed_and_keeps_what_is_written() {
+        let mapping = Mapping::anonymous(2 * PAGE).unwrap();
+        let mut data = [1; 8];
+        mapping.read(PAGE - 4, &mut data).unwrap();
+        assert_eq!(data, [0; 8]);
+        mapping.write(PAGE - 4, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        mapping.read(PAGE - 2, &mut data[..4]).unwrap();
+        assert_eq!(data[..4], [3, 4, 5, 6]);
+        mapping.unmap().unwrap();
+    }
+
+    #[test]
+    fn refuses_what_is_no_number_of_pages() {
+        for len in [0, 1, PAGE + 1, u64::MAX] {
+            let error = Mapping::anonymous(len).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{len}");
+        }
+    }
+
+    #[test]
+    fn refuses_more_than_the_address_space() {
+        let error = Mapping::anonymous(1 << 60).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    }
+}

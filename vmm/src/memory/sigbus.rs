@@ -1,0 +1,191 @@
+//! Turns a SIGBUS on guest memory into an error.
+//!
+//! The host may have no page to give: the file behind the memory was truncated,
+//! or the page is poisoned. The kernel then sends SIGBUS, which ends the process.
+//! Here each copy to or from guest memory runs inside [`guarded`], which notes
+//! the bytes it touches in a thread-local cell. The handler, if the fault lies
+//! there, puts a page of zeroes under it and lets the copy go on; `guarded` then
+//! reports a [`Fault`]. A SIGBUS anywhere else is none of ours and ends the
+//! process as before.
+//!
+//! [`install`] is opt-in, since a signal handler belongs to the process: a VMM
+//! that has one of its own calls [`handle`] from it instead.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Once;
+
+/// The host had no page to give for an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The host address.
+    pub host_addr: usize,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the host has no page behind the guest memory at {:#x} (SIGBUS): the backing file is \
+             shorter than the region, or the page is poisoned",
+            self.host_addr
+        )
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// The bytes that this thread is touching, and where it faulted, or 0.
+#[derive(Clone, Copy)]
+struct Window {
+    start: usize,
+    len: usize,
+    fault: usize,
+}
+
+const NOTHING: Window = Window {
+    start: 0,
+    len: 0,
+    fault: 0,
+};
+
+thread_local! {
+    // Const-initialised and without a destructor: the handler can read it without
+    // running any code of the runtime's.
+    static WINDOW: Cell<Window> = const { Cell::new(NOTHING) };
+}
+
+/// Runs `access`, which touches no guest memory but the `len` bytes at `start`,
+/// and reports a fault there. Without [`install`] or [`handle`] it only runs it.
+/// Does not nest.
+pub fn guarded<R>(start: *const u8, len: usize, access: impl FnOnce() -> R) -> Result<R, Fault> {
+    WINDOW.set(Window {
+        start: start as usize,
+        len,
+        fault: 0,
+    });
+    // The signal comes on this very thread, so only the compiler could reorder.
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    let result = access();
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    match WINDOW.replace(NOTHING).fault {
+        0 => Ok(result),
+        host_addr => Err(Fault { host_addr }),
+    }
+}
+
+/// Handles a SIGBUS at host address `addr` if it comes from an access inside
+/// [`guarded`] on this thread: puts a zeroed page there and returns true. Returns
+/// false if the fault is somebody else's. Async-signal-safe.
+pub fn handle(addr: usize) -> bool {
+    let window = WINDOW.get();
+    let page_size = super::PAGE as usize;
+    let page = addr & !(page_size - 1);
+    // The kernel may report the page instead of the byte.
+    let first_page = window.start & !(page_size - 1);
+    if window.len == 0 || page < first_page || addr >= window.start + window.len {
+        return false;
+    }
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: the page belongs to the guest memory that the interrupted access
+    // borrows, and has no content that could be lost: the host could not give it.
+    let mapped = unsafe { libc::mmap(page as *mut _, page_size, prot, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return false;
+    }
+    WINDOW.set(Window {
+        fault: addr.max(1),
+        ..window
+    });
+    true
+}
+
+/// Installs a handler for SIGBUS in this process, once. What is not ours then
+/// gets the default action, which ends the process.
+pub fn install() -> io::Result<()> {
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        let action = action.as_mut_ptr();
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+            on_sigbus;
+        // SAFETY: `action` points to a zeroed `sigaction`, for which zeroes are a
+        // valid value; the handler calls only async-signal-safe functions.
+        let code = unsafe {
+            (*action).sa_sigaction = handler as *const () as usize;
+            (*action).sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigaction(libc::SIGBUS, action, ptr::null_mut())
+        };
+        if code != 0 {
+            result = Err(io::Error::last_os_error());
+        }
+    });
+    result
+}
+
+extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo, and SIGBUS fills in the address.
+    let addr = unsafe { (*info).si_addr() } as usize;
+    if !handle(addr) {
+        // SAFETY: both are async-signal-safe. With the default action back in
+        // place the access faults again on return, and the process ends as it
+        // would have without us.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_truncated_file_becomes_an_error() {
+        install().unwrap();
+        let page = super::super::PAGE as usize;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * page as u64).unwrap();
+        // SAFETY: a new mapping of a file that nobody else has.
+        let addr = unsafe {
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(
+                ptr::null_mut(),
+                2 * page,
+                prot,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(addr, libc::MAP_FAILED);
+        let addr = addr.cast::<u8>();
+        file.set_len(page as u64).unwrap();
+        let read = |at: usize| {
+            // SAFETY: both bytes lie in the mapping, which nobody else uses.
+            guarded(addr.wrapping_add(at), 1, || unsafe {
+                addr.add(at).read_volatile()
+            })
+        };
+        assert_eq!(read(page - 1), Ok(0));
+        let fault = read(page + 7).unwrap_err();
+        assert_eq!(fault.host_addr & !(page - 1), addr as usize + page);
+        // The page of zeroes is there now.
+        assert_eq!(read(page + 7), Ok(0));
+        // SAFETY: unmaps what was mapped above.
+        unsafe { libc::munmap(addr.cast(), 2 * page) };
+    }
+
+    #[test]
+    fn a_fault_elsewhere_is_not_ours() {
+        assert!(!handle(0x1000));
+        let byte = 0_u8;
+        let other = &raw const byte as usize + 2 * super::super::PAGE as usize;
+        assert_eq!(guarded(&byte, 1, || handle(other)), Ok(false));
+    }
+}

@@ -1,0 +1,84 @@
+//! A guest's address space: the map, and what may stand in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Backing, Device, LogLimit, Mapping};
+use crate::mm::{AddrRange, AddressSpace, VmFlags, WriteError};
+
+/// A map whose VMAs carry [`Backing`]s, with the rules for accesses to it
+/// ([`read`](Self::read), [`write`](Self::write)). A guest has two: its physical
+/// addresses and its ports.
+#[derive(Debug)]
+pub struct GuestSpace {
+    pub(super) mm: AddressSpace<Backing>,
+    /// A power of two: every VMA begins and ends at a multiple of it.
+    pub(super) granule: u64,
+    pub(super) complaints: LogLimit,
+}
+
+impl GuestSpace {
+    /// Guest-physical addresses, mapped in pages.
+    pub fn physical(range: AddrRange) -> Self {
+        Self::new("guest memory", range, super::PAGE)
+    }
+
+    /// The 65536 ports, mapped one by one.
+    pub fn ports() -> Self {
+        let range = AddrRange::new(0, 1 << 16).expect("not empty");
+        Self::new("ports", range, 1)
+    }
+
+    fn new(name: &str, range: AddrRange, granule: u64) -> Self {
+        let complaints = LogLimit::new(Duration::from_secs(1));
+        Self {
+            mm: AddressSpace::new(name, range),
+            granule,
+            complaints,
+        }
+    }
+
+    /// The map, for lookups and write sections.
+    pub fn mm(&self) -> &AddressSpace<Backing> {
+        &self.mm
+    }
+
+    /// Maps a device, in a write section of its own.
+    pub fn map_device(&self, range: AddrRange, device: Arc<dyn Device>) -> Result<(), WriteError> {
+        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::IO;
+        self.mm.map(range, flags, 0, Backing::Mmio(device))
+    }
+
+    /// Maps RAM, in a write section of its own.
+    ///
+    /// # Panics
+    ///
+    /// If the range and the memory differ in length, or the range is not made of
+    /// whole pages.
+    pub fn map_ram(&self, range: AddrRange, ram: Arc<Mapping>) -> Result<(), WriteError> {
+        self.assert_fits(range, &ram);
+        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC;
+        self.mm.map(range, flags, 0, Backing::Ram(ram))
+    }
+
+    /// Maps memory that the guest may not write, in a write section of its own.
+    ///
+    /// # Panics
+    ///
+    /// As [`map_ram`](Self::map_ram) does.
+    pub fn map_rom(&self, range: AddrRange, rom: Arc<Mapping>) -> Result<(), WriteError> {
+        self.assert_fits(range, &rom);
+        self.mm
+            .map(range, VmFlags::READ | VmFlags::EXEC, 0, Backing::Rom(rom))
+    }
+
+    /// What an access may rely on: a VMA of memory is as long as the memory.
+    fn assert_fits(&self, range: AddrRange, memory: &Mapping) {
+        let len = super::HostMemory::len(memory);
+        assert_eq!(range.len(), Some(len), "a region is as long as its memory");
+        assert!(
+            range.start().is_multiple_of(self.granule),
+            "a region begins at a page"
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! The exits of a vCPU, by kind and address.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::Times;
+use crate::memory::{Access, Served};
+
+/// The kind of an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitKind {
+    /// A load that no memslot served.
+    MmioRead,
+    /// A store that no memslot took.
+    MmioWrite,
+    /// An `in`.
+    PioIn,
+    /// An `out`.
+    PioOut,
+    /// A `hlt`.
+    Halt,
+    /// A signal; nothing that the guest did.
+    Interrupted,
+}
+
+/// A row of the exit table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExitKey {
+    /// The kind.
+    pub kind: ExitKind,
+    /// Who answered; `None` where there is no address.
+    pub served: Option<Served>,
+    /// The address or port. Exact for a device; the region's start for memory;
+    /// rounded down to 2 MiB where nothing was mapped.
+    pub addr: u64,
+}
+
+impl fmt::Display for ExitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::MmioRead => "MMIO read",
+            Self::MmioWrite => "MMIO write",
+            Self::PioIn => "PIO in",
+            Self::PioOut => "PIO out",
+            Self::Halt => "halt",
+            Self::Interrupted => "interrupted",
+        })
+    }
+}
+
+impl ExitKey {
+    fn new(kind: ExitKind, addr: u64, access: &Access) -> Self {
+        let addr = match (access.served, access.vma) {
+            (Served::Memory | Served::RomWrite, Some(start)) => start,
+            (Served::Unmapped, _) => addr & !((2 << 20) - 1),
+            _ => addr,
+        };
+        Self {
+            kind,
+            served: Some(access.served),
+            addr,
+        }
+    }
+
+    /// What a vCPU's exits are counted under once it has made too many different
+    /// ones.
+    const fn overflow(kind: ExitKind) -> Self {
+        Self {
+            kind,
+            served: None,
+            addr: u64::MAX,
+        }
+    }
+}
+
+impl fmt::Display for ExitKey {
+    /// As `perf kvm stat` has it: `0xd0000000:W`, `0x3f8:POUT`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = match self.kind {
+            ExitKind::MmioRead => "R",
+            ExitKind::MmioWrite => "W",
+            ExitKind::PioIn => "PIN",
+            ExitKind::PioOut => "POUT",
+            ExitKind::Halt => return f.write_str("HLT"),
+            ExitKind::Interrupted => return f.write_str("INTR"),
+        };
+        if *self == Self::overflow(self.kind) {
+            return write!(f, "others:{suffix}");
+        }
+        write!(f, "{:#x}:{suffix}", self.addr)
+    }
+}
+
+impl Serialize for ExitKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How long the exits of each kind and address took: from `KVM_RUN` returning to
+/// its next call.
+pub type ExitTable = HashMap<ExitKey, Times>;
+
+/// How many different rows a vCPU may make; the guest chooses the addresses.
+const MAX_ROWS: usize = 4096;
+
+/// What is recorded of one vCPU, by its own thread only.
+#[derive(Debug, Default)]
+pub struct VcpuTrace {
+    /// The exits.
+    pub exits: ExitTable,
+    /// Exits by MMIO, second fragments left out: what KVM calls `mmio_exits`.
+    pub mmio_exits: u64,
+    /// Second fragments of an access that KVM split.
+    pub mmio_fragments: u64,
+    /// Accesses that nothing was there for.
+    pub unmapped: u64,
+    /// Of those, the reads.
+    pub unmapped_reads: u64,
+    /// Writes to ROM.
+    pub rom_writes: u64,
+    /// Accesses that a device refused or failed at.
+    pub device_failures: u64,
+    /// Lookups that had their answer at once.
+    pub lookups_fast: u64,
+    /// Lookups that found nothing mapped.
+    pub lookups_none: u64,
+    /// The sleeps of the lookups that waited for a writer.
+    pub waits: Times,
+}
+
+impl VcpuTrace {
+    /// Records an exit that was an access, and how long it took.
+    pub fn access(&mut self, kind: ExitKind, addr: u64, access: &Access, time: Duration) {
+        match access.served {
+            Served::Unmapped => {
+                self.unmapped += 1;
+                self.unmapped_reads += u64::from(kind == ExitKind::MmioRead);
+            }
+            Served::RomWrite => self.rom_writes += 1,
+            Served::DeviceFailed => self.device_failures += 1,
+            Served::Memory | Served::Device => {}
+        }
+        match (&access.path.waited, access.vma) {
+            (Some(waited), _) => self.waits.record(waited.time),
+            (None, Some(_)) => self.lookups_fast += 1,
+            (None, None) => self.lookups_none += 1,
+        }
+        self.row(ExitKey::new(kind, addr, access), time);
+    }
+
+    /// Records an exit that was none.
+    pub fn other(&mut self, kind: ExitKind, time: Duration) {
+        self.row(
+            ExitKey {
+                kind,
+                served: None,
+                addr: 0,
+            },
+            time,
+        );
+    }
+
+    fn row(&mut self, key: ExitKey, time: Duration) {
+        let full = self.exits.len() >= MAX_ROWS;
+        let key = match full && !self.exits.contains_key(&key) {
+            true => ExitKey::overflow(key.kind),
+            false => key,
+        };
+        self.exits.entry(key).or_default().record(time);
+    }
+
+    /// Adds what another vCPU's thread recorded.
+    pub fn add(&mut self, other: &Self) {
+        for (key, times) in &other.exits {
+            self.exits.entry(*key).or_default().add(times);
+        }
+        self.waits.add(&other.waits);
+        let sums = [
+            (&mut self.mmio_exits, other.mmio_exits),
+            (&mut self.mmio_fragments, other.mmio_fragments),
+            (&mut self.unmapped, other.unmapped),
+            (&mut self.unmapped_reads, other.unmapped_reads),
+            (&mut self.rom_writes, other.rom_writes),
+            (&mut self.device_failures, other.device_failures),
+            (&mut self.lookups_fast, other.lookups_fast),
+            (&mut self.lookups_none, other.lookups_none),
+        ];
+        for (sum, more) in sums {
+            *sum += more;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device_at(addr: u64) -> Access {
+        Access {
+            served: Served::Device,
+            vma: Some(addr & !0xfff),
+            parts: 1,
+            ..Access::default()
+        }
+    }
+
+    #[test]
+    fn keys_read_like_perf() {
+        let key = ExitKey::new(ExitKind::MmioWrite, 0xd000_0008, &device_at(0xd000_0008));
+        assert_eq!(key.to_string(), "0xd0000008:W");
+        let hole = Access {
+            served: Served::Unmapped,
+            ..Access::default()
+        };
+        let key = ExitKey::new(ExitKind::MmioRead, 0x1_0021_1234, &hole);
+        assert_eq!(key.to_string(), "0x100200000:R");
+        let ram = Access {
+            vma: Some(0x20_0000),
+            ..Access::default()
+        };
+        assert_eq!(
+            ExitKey::new(ExitKind::PioIn, 0x20_1234, &ram).addr,
+            0x20_0000
+        );
+    }
+
+    #[test]
+    fn a_guest_cannot_make_the_table_grow_without_end() {
+        let mut trace = VcpuTrace::default();
+        let exits = 2 * MAX_ROWS as u64;
+        for addr in 0..exits {
+            trace.access(
+                ExitKind::MmioRead,
+                addr,
+                &device_at(addr),
+                Duration::from_nanos(1),
+            );
+        }
+        assert_eq!(trace.exits.len(), MAX_ROWS + 1);
+        let others = &trace.exits[&ExitKey::overflow(ExitKind::MmioRead)];
+        assert_eq!(others.count(), exits - MAX_ROWS as u64);
+        assert_eq!(trace.lookups_fast, exits);
+        let mut sum = VcpuTrace::default();
+        sum.add(&trace);
+        sum.add(&trace);
+        assert_eq!(sum.lookups_fast, 2 * exits);
+        assert_eq!(sum.exits.values().map(Times::count).sum::<u64>(), 2 * exits);
+    }
+}

@@ -1,0 +1,99 @@
+//! A histogram of durations.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Durations, to the nanosecond below a microsecond and to 1 % above. Longer
+/// ones than an hour count as an hour.
+#[derive(Clone)]
+pub struct Times(Histogram<u64>);
+
+const MAX: Duration = Duration::from_secs(3600);
+
+impl Times {
+    /// None yet.
+    pub fn new() -> Self {
+        let max = MAX.as_nanos() as u64;
+        let histogram = Histogram::new_with_bounds(1, max, 2).expect("the bounds are valid");
+        Self(histogram)
+    }
+
+    /// Adds one.
+    pub fn record(&mut self, time: Duration) {
+        self.0.saturating_record(time.min(MAX).as_nanos() as u64);
+    }
+
+    /// Adds all of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("all have the same bounds");
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The figures that are shown.
+    pub fn summary(&self) -> Summary {
+        let quantile = |q| self.0.value_at_quantile(q).min(self.0.max());
+        Summary {
+            count: self.0.len(),
+            p50_ns: quantile(0.5),
+            p99_ns: quantile(0.99),
+            max_ns: self.0.max(),
+        }
+    }
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.summary().fmt(f)
+    }
+}
+
+/// The figures of a histogram that are shown. All times are in nanoseconds; all
+/// are 0 when there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// How many durations.
+    pub count: u64,
+    /// Half of them were not longer.
+    pub p50_ns: u64,
+    /// 99 % of them were not longer.
+    pub p99_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summarises_and_adds() {
+        let mut times = Times::new();
+        assert_eq!(times.summary(), Summary::default());
+        (1..=100).for_each(|n| times.record(Duration::from_nanos(n)));
+        let mut all = Times::new();
+        all.record(Duration::from_secs(7200));
+        all.add(&times);
+        let Summary {
+            count,
+            p50_ns,
+            p99_ns,
+            max_ns,
+        } = all.summary();
+        assert_eq!((count, p50_ns), (101, 51));
+        assert!((99..=101).contains(&p99_ns), "{p99_ns}");
+        assert!(max_ns >= MAX.as_nanos() as u64);
+    }
+}
