@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::state::Wake;
+use super::gate::Gate;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Mutex, lock};
 
@@ -13,7 +13,7 @@ pub struct KillFlag {
     raised: AtomicBool,
     /// Where threads sleep that watch this flag. Taken with no other lock held
     /// by those who register, and before an address space's own by `raise`.
-    sleepers: Mutex<Vec<Arc<dyn Wake>>>,
+    sleepers: Mutex<Vec<Arc<Gate>>>,
 }
 
 impl KillFlag {
@@ -29,8 +29,11 @@ impl KillFlag {
     /// long as those threads take to fall asleep: microseconds.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
+        if cfg!(gracefault_mutant = "kill-wake") {
+            return;
+        }
         for place in lock(&self.sleepers).iter() {
-            place.wake();
+            place.shake();
         }
     }
 
@@ -39,11 +42,11 @@ impl KillFlag {
         self.raised.load(Ordering::Acquire)
     }
 
-    pub(super) fn register(&self, place: Arc<dyn Wake>) {
+    pub(super) fn register(&self, place: Arc<Gate>) {
         lock(&self.sleepers).push(place);
     }
 
-    pub(super) fn unregister(&self, place: &Arc<dyn Wake>) {
+    pub(super) fn unregister(&self, place: &Arc<Gate>) {
         let mut sleepers = lock(&self.sleepers);
         if let Some(i) = sleepers.iter().position(|p| Arc::ptr_eq(p, place)) {
             sleepers.swap_remove(i);

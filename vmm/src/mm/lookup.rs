@@ -1,12 +1,23 @@
 //! The lookups that read-lock a VMA.
+//!
+//! A lookup publishes that it walks to an address, with a full fence; walks; looks
+//! at the VMA's lock, *then* whether it is detached, and holds it. Why in this
+//! order: a section that this lookup does not see begun sees the walk, and waits
+//! for it. One that it sees has the VMA locked, or is over; and if it is over,
+//! what it detached is seen detached, and what it published is found by walking
+//! again.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::state::{Reader, State, Wake};
-use super::sync::{self, MutexGuard, lock, thread};
-use super::{AddressSpace, KillFlag, LookupError, Payload, Vma, VmaReadGuard};
+use super::core::Core;
+use super::entry::{Entry, State};
+use super::record::Record;
+use super::slot::Slot;
+use super::sync::Watch;
+use super::sync::atomic::Ordering;
+use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, tree};
 
 /// What may end the wait of a lookup early. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +31,9 @@ pub struct WaitOptions<'a> {
 /// A sleep for the end of a write section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waited {
-    /// The section's number (odd; see [`Vma::generation`]).
+    /// The section's number (odd; see [`Vma::generation`](super::Vma::generation)).
+    /// A section whose drain lasted has several: see
+    /// [`Published::rounds`](super::Published::rounds).
     pub section: u64,
     /// From falling asleep to being awake again.
     pub time: Duration,
@@ -36,154 +49,289 @@ pub struct LookupPath {
     pub nested: bool,
 }
 
-impl<T: Payload> AddressSpace<T> {
-    /// Read-locks the VMA that covers `addr`, if there is one and no writer is at
-    /// work on it (Linux: `lock_vma_under_rcu`). `None` means either. Never
-    /// blocks.
-    pub fn lock_vma_under_rcu(&self, addr: u64) -> Option<VmaReadGuard<'_, T>> {
-        let mut state = lock(&self.core.state);
-        let Some(vma) = state.find(addr).cloned() else {
-            state.stats.lookup_miss += 1;
-            return None;
-        };
-        if state.is_locked(addr) {
-            state.stats.lookup_abort += 1;
-            return None;
+/// How an attempt ended.
+pub(super) enum Attempt<'a, T: Payload> {
+    Held(VmaReadGuard<'a, T>),
+    Missing,
+    /// Section `seq` has the VMA locked. The entry still says that it walks.
+    Locked {
+        entry: &'a Entry,
+        slot: &'a Slot<T>,
+        seq: u64,
+    },
+}
+
+impl<T: Payload> Core<T> {
+    /// Read-locks the VMA at `addr` unless there is none, or a writer has it.
+    /// `record` is the calling thread's.
+    #[inline]
+    pub(super) fn attempt<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        addr: u64,
+    ) -> Attempt<'a, T> {
+        let entry = record.vacant();
+        entry.walk(addr);
+        loop {
+            // SAFETY: the entry says since before the root is loaded that this
+            // thread walks, so what is found is not freed until it says otherwise;
+            // and a slot that is held not before the hold ends.
+            let Some(slot) = (unsafe { tree::find(self.root(), addr) }) else {
+                self.leave(entry);
+                record.counts.miss.add();
+                return Attempt::Missing;
+            };
+            if cfg!(gracefault_mutant = "detached-first") && slot.is_detached() {
+                super::sync::thread::yield_now();
+                continue;
+            }
+            let order = if cfg!(gracefault_mutant = "seq-acquire") {
+                Ordering::Relaxed
+            } else {
+                Ordering::Acquire
+            };
+            let seq = self.seq.load(order);
+            if seq & 1 == 1 && slot.is_locked(seq) && !cfg!(gracefault_mutant = "lock-check") {
+                return Attempt::Locked { entry, slot, seq };
+            }
+            let late = cfg!(any(
+                gracefault_mutant = "detached",
+                gracefault_mutant = "detached-first"
+            ));
+            if slot.is_detached() && !late {
+                continue;
+            }
+            record.counts.success.add();
+            return Attempt::Held(self.hold(entry, slot));
         }
-        state.stats.lookup_success += 1;
-        Some(self.hold(state, vma, addr))
     }
 
-    /// Read-locks the VMA that covers `addr`, waiting for the writer that is at
-    /// work on it, if one is (Linux: `lock_vma_under_rcu_wait`, as posted in April
-    /// 2026; renamed `vma_start_read_unlocked` in its second version).
-    ///
-    /// `Ok(None)` only if at some moment during the call no VMA covered `addr`. It
-    /// never waits for a writer elsewhere, sleeps for the end of one section at
-    /// most, and holds nothing but the VMA when it returns. Fails only with
-    /// [`LookupError::OwnWriteSection`].
-    pub fn lock_vma_under_rcu_wait(
-        &self,
-        addr: u64,
-    ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
-        self.lock_vma_under_rcu_wait_with(addr, WaitOptions::default(), &mut LookupPath::default())
+    #[inline]
+    fn hold<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
+        entry.hold();
+        VmaReadGuard {
+            core: self,
+            slot,
+            entry,
+            stays: PhantomData,
+        }
     }
 
-    /// As [`lock_vma_under_rcu_wait`](Self::lock_vma_under_rcu_wait), but the wait
-    /// ends with an error at the deadline, or when the flag is raised; then no
-    /// trace of it is left for a writer to wait for. A VMA that can be had without
-    /// waiting is had in any case. What happened is written to `path`.
-    pub fn lock_vma_under_rcu_wait_with(
-        &self,
+    /// Ends what `entry` says. A sleeping writer may have been waiting for it.
+    #[inline]
+    pub(super) fn leave(&self, entry: &Entry) {
+        let addr = entry.addr();
+        entry.clear();
+        self.bell.ring(addr);
+    }
+
+    /// The try-lookup.
+    #[inline]
+    pub(super) fn try_lookup<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
         addr: u64,
+    ) -> Option<VmaReadGuard<'a, T>> {
+        match self.attempt(record, addr) {
+            Attempt::Held(guard) => Some(guard),
+            Attempt::Missing => None,
+            Attempt::Locked { entry, .. } => {
+                self.leave(entry);
+                record.counts.abort.add();
+                None
+            }
+        }
+    }
+
+    /// The waiting lookup. `pinned` is an address that a pin of the caller's
+    /// holds for as long as the call lasts.
+    #[inline]
+    pub(super) fn waiting_lookup<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        addr: u64,
+        pinned: Option<u64>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
+    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         *path = LookupPath::default();
-        let mut state = lock(&self.core.state);
-        let Some(vma) = state.find(addr).cloned() else {
-            state.stats.lookup_miss += 1;
-            return Ok(None);
-        };
-        if !state.is_locked(addr) {
-            state.stats.lookup_success += 1;
-            return Ok(Some(self.hold(state, vma, addr)));
+        match self.attempt(record, addr) {
+            Attempt::Held(guard) => Ok(Some(guard)),
+            Attempt::Missing => Ok(None),
+            Attempt::Locked { entry, slot, seq } => {
+                self.locked(record, (entry, slot, seq), pinned, options, path)
+            }
         }
-        let me = thread::current().id();
-        if state.owner == Some(me) {
+    }
+
+    /// The waiting lookup of those who do not ask how it went.
+    #[inline]
+    pub(super) fn plain_lookup<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        addr: u64,
+    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        match self.attempt(record, addr) {
+            Attempt::Held(guard) => Ok(Some(guard)),
+            Attempt::Missing => Ok(None),
+            Attempt::Locked { entry, slot, seq } => self.locked(
+                record,
+                (entry, slot, seq),
+                None,
+                WaitOptions::default(),
+                &mut LookupPath::default(),
+            ),
+        }
+    }
+
+    /// A section has the VMA locked: sees whether to fail, go in or wait.
+    #[cold]
+    fn locked<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
+        pinned: Option<u64>,
+        options: WaitOptions<'_>,
+        path: &mut LookupPath,
+    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        if self.writer.map_lock.is_mine() {
+            self.leave(entry);
             return Err(LookupError::OwnWriteSection);
         }
-        if state.holds_member(me) {
+        if self.holds_member(record, pinned, seq) {
             path.nested = true;
-            state.stats.nested_admission += 1;
-            return Ok(Some(self.hold(state, vma, addr)));
+            record.counts.nested.add();
+            return Ok(Some(self.admit(entry, slot)));
         }
-        // The reference goes before the sleep: the writer will own the VMA.
-        drop(vma);
-        drop(state);
-        self.wait_and_hold(addr, options, path)
+        self.wait_and_hold(record, entry, seq, options, path)
     }
 
-    /// The slow path: sleeps under a mark, then takes what is there.
-    fn wait_and_hold(
-        &self,
-        addr: u64,
+    /// Whether this thread holds, or its caller's pin does, a member of the write
+    /// set of section `seq`. Then that section's drain is still on, since it waits
+    /// for just that hold. Pins in the record do not count: they may be anybody's
+    /// by now.
+    fn holds_member(&self, record: &Record, pinned: Option<u64>, seq: u64) -> bool {
+        let held = record.entries().filter_map(|entry| match entry.load() {
+            (State::Hold, addr) => Some(addr),
+            _ => None,
+        });
+        held.chain(pinned).any(|addr| {
+            // SAFETY: the caller's entry says that this thread walks.
+            let slot = unsafe { tree::find(self.root(), addr) };
+            slot.is_some_and(|slot| slot.is_locked(seq))
+        }) && !cfg!(gracefault_mutant = "admission")
+    }
+
+    /// Holds a locked VMA whose section cannot get past its drain. That drain may
+    /// have looked at this entry before there was anything in it, and may look at
+    /// the hold that admits after that is gone: hence the count.
+    fn admit<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
+        let guard = self.hold(entry, slot);
+        self.count_move();
+        guard
+    }
+
+    /// A hold has come to be that a drain which is on may not have seen: to be
+    /// called after the new one is published and before the old one may end.
+    pub(super) fn count_move(&self) {
+        if !cfg!(gracefault_mutant = "moves") {
+            self.writer.moves.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Sleeps until section `seq` ends, then takes what is there.
+    fn wait_and_hold<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        entry: &'a Entry,
+        seq: u64,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
-        let place: Arc<dyn Wake> = self.core.clone();
+    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        let addr = entry.addr();
+        entry.wait(seq);
+        // The writer may have been waiting for the walk; it does not for the wait.
+        self.bell.ring(addr);
+        record.counts.wait.add();
+        let since = Watch::start();
         if let Some(kill) = options.kill {
-            kill.register(place.clone());
+            kill.register(self.gate.clone());
         }
-        let result = self.sleep(addr, options, path);
+        let outcome = self
+            .gate
+            .wait(&self.seq, seq, options.deadline, options.kill);
         if let Some(kill) = options.kill {
-            kill.unregister(&place);
+            kill.unregister(&self.gate);
         }
-        let mut state = result?;
-        // No look at the lock: every section over this address that came since
-        // has seen the mark and waits for it.
-        match state.find(addr).cloned() {
-            Some(vma) => Ok(Some(self.hold(state, vma, addr))),
+        path.waited = Some(Waited {
+            section: seq,
+            time: since.elapsed(),
+        });
+        if let Err(error) = outcome {
+            // No trace is left for a writer to wait for.
+            if !cfg!(gracefault_mutant = "clear-mark") {
+                self.leave(entry);
+            }
+            return Err(error);
+        }
+        // No look at the lock: every later section over this address sees the
+        // mark, and waits for it.
+        // SAFETY: the entry has said since before this root was loaded that this
+        // thread waits, which keeps what is found as a walk does.
+        match unsafe { tree::find(self.root(), addr) } {
+            Some(slot) => {
+                debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
+                Ok(Some(self.hold(entry, slot)))
+            }
             None => {
-                state.stats.lookup_miss += 1;
+                self.leave(entry);
+                record.counts.miss.add();
                 Ok(None)
             }
         }
     }
 
-    /// Sleeps until the section that has `addr` locked is over. The mark that is
-    /// set meanwhile is gone when this returns, but with the state locked on
-    /// success: what is taken before unlocking it is taken under the mark.
-    fn sleep(
-        &self,
+    /// Read-locks the VMA that covers `addr`, or else the first one after it.
+    pub(super) fn next_lookup<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
         addr: u64,
-        options: WaitOptions<'_>,
-        path: &mut LookupPath,
-    ) -> Result<MutexGuard<'_, State<T>>, LookupError> {
-        let mut state = lock(&self.core.state);
-        if !state.is_locked(addr) {
-            return Ok(state);
-        }
-        let since = Instant::now();
-        let section = state.seq;
-        let mark = state.add_reader(Reader::here(addr, Some(section)));
-        state.stats.lookup_wait += 1;
-        let mut outcome = Ok(());
-        while state.seq == section && outcome.is_ok() {
-            if options.kill.is_some_and(KillFlag::is_raised) {
-                outcome = Err(LookupError::Killed);
-                break;
+    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        loop {
+            let Some(at) = self.next_mapped(record, addr) else {
+                record.counts.miss.add();
+                return Ok(None);
+            };
+            // What is published is an address inside the VMA that is wanted.
+            if let Some(guard) = self.plain_lookup(record, at)?
+                && self.next_mapped(record, addr) == Some(at)
+            {
+                return Ok(Some(guard));
             }
-            let timed_out;
-            (state, timed_out) = sync::wait_until(&self.core.changed, state, options.deadline);
-            if timed_out && state.seq == section {
-                outcome = Err(LookupError::TimedOut);
-            }
+            // A section has changed what comes next. Another look.
         }
-        state.readers.remove(&mark);
-        path.waited = Some(Waited {
-            section,
-            time: since.elapsed(),
-        });
-        if outcome.is_err() || !state.locked.is_empty() {
-            self.core.changed.notify_all();
-        }
-        outcome.map(|()| state)
     }
 
-    /// Takes `vma` for the calling thread.
-    fn hold(
-        &self,
-        mut state: MutexGuard<'_, State<T>>,
-        vma: Arc<Vma<T>>,
-        addr: u64,
-    ) -> VmaReadGuard<'_, T> {
-        let reader = state.add_reader(Reader::here(addr, None));
-        VmaReadGuard {
-            core: &self.core,
-            vma: Some(vma),
-            reader,
-            stays: PhantomData,
-        }
+    /// The first address from `addr` on that is mapped.
+    fn next_mapped(&self, record: &Record, addr: u64) -> Option<u64> {
+        let entry = record.vacant();
+        entry.walk_bare();
+        // SAFETY: the entry says since before the root is loaded that this thread
+        // walks.
+        let slot = unsafe { tree::at_or_after(self.root(), addr) };
+        let at = slot.map(|slot| slot.range().start().max(addr));
+        entry.clear();
+        at
+    }
+
+    /// What is mapped in `range`, all in one version.
+    pub(super) fn bare_walk(&self, record: &Record, range: AddrRange) -> Vec<VmaInfo> {
+        let entry = record.vacant();
+        entry.walk_bare();
+        // SAFETY: as above; the entry says so until after the last of them.
+        let slots = unsafe { tree::slots(self.root(), range) };
+        let found = slots.map(Slot::info).collect();
+        entry.clear();
+        found
     }
 }

@@ -45,28 +45,52 @@
 //! leaves the map as it was. What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
 
+mod bell;
+mod core;
+mod drain;
+mod edit;
+mod entry;
 mod error;
 mod flags;
+mod gate;
+mod grace;
 mod guard;
 mod kill;
+mod local;
 mod lookup;
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod mapguard;
+mod maplock;
+mod node;
+mod pin;
+mod plan;
 mod range;
+mod reader;
+mod record;
+mod registry;
 mod report;
 mod section;
+mod slot;
 mod space;
-mod state;
 mod stats;
 mod sync;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod tree;
 mod vma;
 
 pub use error::{LookupError, WriteError};
 pub use flags::VmFlags;
-pub use guard::{MmapReadGuard, VmaReadGuard};
+pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};
+pub use mapguard::MmapReadGuard;
+pub use pin::VmaPin;
 pub use range::AddrRange;
+pub use reader::Reader;
 pub use report::{DrainReport, HoldKind, Holder};
 pub use section::{Drained, Published, WriteSection};
 pub use space::AddressSpace;
 pub use stats::MmStats;
-pub use vma::{Payload, Vma};
+pub use vma::{Payload, Vma, VmaInfo};

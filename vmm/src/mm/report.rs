@@ -7,8 +7,12 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HoldKind {
+    /// It was on its way to a VMA, and would have held it next.
+    Walk,
     /// It held a VMA read-locked.
     Hold,
+    /// It held a VMA by a pin, which may have left the thread that is named.
+    Pin,
     /// It had waited for an earlier section and not yet taken the VMA.
     Wait,
 }

@@ -1,47 +1,78 @@
 //! A write section: plan, lock and drain, publish.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::state::{Core, Map, Reader};
-use super::sync::{self, lock, thread};
-use super::{AddrRange, DrainReport, Holder, Payload, VmFlags, Vma, WriteError};
+use super::core::Core;
+use super::drain::Members;
+use super::edit::{Edit, Version};
+use super::entry::State;
+use super::local;
+use super::plan::{Gone, Plan};
+use super::slot::Slot;
+use super::sync::atomic::Ordering;
+use super::{AddrRange, DrainReport, Payload, VmFlags, Vma, WriteError};
 
 /// A write section that is being planned: the map lock is taken, no VMA is
 /// locked, nothing has changed. Dropping it gives everything up.
 ///
-/// The order is plan ([`map`](Self::map), [`unmap`](Self::unmap)), then
+/// The order is plan ([`map`](Self::map), [`unmap`](Self::unmap) and so on), then
 /// [`lock`](Self::lock), then the caller's own side effects, then
 /// [`Drained::publish`]. Only a [`Drained`] section can change the map, and only
-/// locking makes one: what a section changes is what it has locked.
+/// locking makes one: what a section changes is what it has locked. Steps of a
+/// plan see what the steps before have planned.
+///
+/// Stays with its thread, which is the one that the map lock knows.
 pub struct WriteSection<'a, T: Payload> {
+    // The order of the fields matters: the map lock is given up before what the
+    // plan holds is dropped, since such a drop may use the map.
+    open: Open<'a, T>,
+    plan: Plan<T>,
+}
+
+/// The map lock, and the section that is open under it.
+struct Open<'a, T: Payload> {
     core: &'a Core<T>,
-    /// The map in force, which stays so while the map lock is held.
-    current: Arc<Map<T>>,
-    /// First addresses of the VMAs to go.
-    removed: BTreeSet<u64>,
-    /// The VMAs to come.
-    added: BTreeMap<u64, Arc<Vma<T>>>,
-    seq: u64,
+    /// The section's first number.
+    first: u64,
+    /// The number that `mm_lock_seq` has while something is locked.
+    locked: Option<u64>,
+}
+
+impl<T: Payload> Drop for Open<'_, T> {
+    fn drop(&mut self) {
+        if let Some(seq) = self.locked {
+            self.core.gate.open(&self.core.seq, seq);
+        }
+        self.core.writer.map_lock.end_write();
+    }
 }
 
 impl<'a, T: Payload> WriteSection<'a, T> {
-    pub(super) fn new(core: &'a Core<T>, current: Arc<Map<T>>, seq: u64) -> Self {
-        Self {
-            core,
-            current,
-            removed: BTreeSet::new(),
-            added: BTreeMap::new(),
-            seq,
+    /// Takes the map lock.
+    pub(super) fn open(core: &'a Core<T>) -> Result<Self, WriteError> {
+        let record = local::record(&core.registry);
+        let holds = |state| matches!(state, State::Hold);
+        if record.entries().any(|entry| holds(entry.load().0)) {
+            return Err(WriteError::HoldsGuard);
         }
+        core.writer.map_lock.write()?;
+        // The map lock orders this after all sections there were.
+        let first = core.seq.load(Ordering::Relaxed).wrapping_add(1);
+        Ok(Self {
+            plan: Plan::new(core.root(), core.range, first),
+            open: Open {
+                core,
+                first,
+                locked: None,
+            },
+        })
     }
 
     /// The section's number: odd, and the [`generation`](Vma::generation) of the
-    /// VMAs it makes.
+    /// VMAs it makes. While its drain lasts it takes further numbers, two apart.
     pub fn number(&self) -> u64 {
-        self.seq
+        self.open.first
     }
 
     /// Plans a new VMA. Fails if the range is not inside the space, or overlaps a
@@ -53,68 +84,50 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         offset: u64,
         payload: T,
     ) -> Result<(), WriteError> {
-        if !self.core.range.covers(range) {
-            return Err(WriteError::OutOfSpace {
-                range,
-                space: self.core.range,
-            });
-        }
-        if let Some(existing) = self.overlapping(range) {
-            return Err(WriteError::Overlaps { range, existing });
-        }
-        let vma = Vma::new(range, flags, offset, self.seq, payload);
-        self.added.insert(range.start(), Arc::new(vma));
-        Ok(())
+        self.plan.map(range, flags, offset, payload)
     }
 
-    /// Plans the removal of the VMA whose range is exactly `range`.
+    /// Plans that nothing is mapped in `range` any more. VMAs that stick out of it
+    /// are split, and their rests stay, as new VMAs. Fails with
+    /// [`WriteError::NotMapped`] if nothing is there.
     pub fn unmap(&mut self, range: AddrRange) -> Result<(), WriteError> {
-        let start = range.start();
-        if self
-            .added
-            .get(&start)
-            .is_some_and(|vma| vma.range() == range)
-        {
-            self.added.remove(&start);
-            return Ok(());
-        }
-        let there = self
-            .current
-            .get(&start)
-            .is_some_and(|vma| vma.range() == range);
-        if !there || !self.removed.insert(start) {
-            return Err(WriteError::NotMapped { range });
-        }
-        Ok(())
+        self.plan.unmap(range)
     }
 
-    /// The range of a VMA that `range` overlaps, in the map as planned.
-    fn overlapping(&self, range: AddrRange) -> Option<AddrRange> {
-        let kept = self
-            .current
-            .range(..=range.last())
-            .rev()
-            .filter(|(start, _)| !self.removed.contains(start));
-        // Ranges are disjoint, so of those that begin at or before the last
-        // address the nearest one decides.
-        let nearest = [
-            kept.map(|(_, vma)| vma.range()).next(),
-            self.added
-                .range(..=range.last())
-                .next_back()
-                .map(|(_, vma)| vma.range()),
-        ];
-        nearest
-            .into_iter()
-            .flatten()
-            .find(|existing| existing.overlaps(range))
+    /// Plans other flags for `range`, all of which must be mapped. VMAs that stick
+    /// out of it are split. What has these flags already is left alone.
+    pub fn protect(&mut self, range: AddrRange, flags: VmFlags) -> Result<(), WriteError> {
+        self.plan.protect(range, flags)
+    }
+
+    /// Plans a border at `addr`: the VMA that covers it becomes two, which carry
+    /// the same. Nothing to do if one begins there; fails with
+    /// [`WriteError::NotMapped`] if nothing is mapped there.
+    pub fn split(&mut self, addr: u64) -> Result<(), WriteError> {
+        self.plan.split(addr)
+    }
+
+    /// Plans that what is mapped in `range`, which must be all of it, is mapped
+    /// from `to` on instead; the two may overlap. Fails with
+    /// [`WriteError::Overlaps`] if something else is there, and with
+    /// [`WriteError::OutOfSpace`] if it would leave the space.
+    pub fn relocate(&mut self, range: AddrRange, to: u64) -> Result<(), WriteError> {
+        self.plan.relocate(range, to)
+    }
+
+    /// The VMA, as planned so far, that covers `addr`, or else the first one after
+    /// it.
+    pub fn find_vma(&self, addr: u64) -> Option<&Vma<T>> {
+        self.plan.at_or_after(addr)
     }
 
     /// Locks the write set, all at once, and waits until no reader holds any of
     /// it: for as long as they take, since a reader may hold a VMA for as long as
     /// it likes. What is only added needs no wait.
     ///
-    /// Fails with [`WriteError::HoldsGuard`] if this thread itself holds a member.
+    /// Fails with [`WriteError::HoldsGuard`] if this thread itself holds a member
+    /// by a guard. A pin of a member that this thread has is waited for like
+    /// anybody's, for ever: do not.
     pub fn lock(self) -> Result<Drained<'a, T>, WriteError> {
         self.lock_by(None)
     }
@@ -126,71 +139,86 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     }
 
     fn lock_by(self, deadline: Option<Instant>) -> Result<Drained<'a, T>, WriteError> {
-        let me = thread::current().id();
-        let mut state = lock(&self.core.state);
-        let members: Vec<_> = self
-            .removed
-            .iter()
-            .map(|start| self.current[start].range())
-            .collect();
-        if state
-            .holds(me)
-            .any(|addr| members.iter().any(|m| m.contains(addr)))
-        {
-            drop(state);
+        let Self { mut open, mut plan } = self;
+        let core = open.core;
+        let slots: Vec<_> = plan.goes.values().copied().collect();
+        // SAFETY: in the tree in force, under the map lock.
+        let range = |slot: &*const Slot<T>| unsafe { &**slot }.range();
+        let members = Members::new(slots.iter().map(range).collect());
+        let record = local::record(&core.registry);
+        let mine = record
+            .entries()
+            .map(|entry| entry.load())
+            .any(|(state, addr)| state == State::Hold && members.contains(addr));
+        if mine {
             return Err(WriteError::HoldsGuard);
         }
-        let since = Instant::now();
-        state.seq = self.seq;
-        state.locked = members;
-        // From here on the drop of `drained` ends the section.
-        let mut drained = Drained {
-            section: self,
-            drain: DrainReport::default(),
+        // All that is to be built is built before anybody has to wait for it.
+        let next = Next::build(core, &mut plan);
+        open.locked = Some(open.first);
+        let outcome = core.lock_and_drain(&slots, &members, open.first, deadline);
+        open.locked = Some(outcome.seq);
+        let drained = Drained {
+            open,
+            next,
+            plan,
+            drain: outcome.report,
         };
-        let core = drained.section.core;
-        let mut seen: BTreeMap<u64, Holder> = BTreeMap::new();
-        let mut timed_out = false;
-        loop {
-            let before = seen.len();
-            seen.extend(
-                state
-                    .undrained()
-                    .map(|(id, r): (&u64, &Reader)| (*id, r.describe())),
-            );
-            state.stats.drains += u64::from(before == 0 && !seen.is_empty());
-            if state.undrained().next().is_none() || timed_out {
-                break;
-            }
-            (state, timed_out) = sync::wait_until(&core.changed, state, deadline);
-        }
-        timed_out = state.undrained().next().is_some();
-        state.stats.drained_readers += seen.len() as u64;
-        drop(state);
-        drained.drain = DrainReport {
-            waited: since.elapsed(),
-            holders: seen.into_values().collect(),
-        };
-        if timed_out {
-            return Err(WriteError::TimedOut {
-                report: drained.drain.clone(),
-            });
+        if !outcome.clear {
+            let report = drained.drain.clone();
+            return Err(WriteError::TimedOut { report });
         }
         Ok(drained)
     }
 }
 
-impl<T: Payload> Drop for WriteSection<'_, T> {
-    /// Ends the section: unlocks the write set, gives the map lock up.
-    fn drop(&mut self) {
-        self.current = Arc::default();
-        let mut state = lock(&self.core.state);
-        if state.seq == self.seq {
-            state.seq += 1;
+/// The next version of the tree, with the slots that it adds.
+struct Next<T> {
+    version: Option<Version<T>>,
+    slots: Vec<*mut Slot<T>>,
+}
+
+impl<T: Payload> Next<T> {
+    fn build(core: &Core<T>, plan: &mut Plan<T>) -> Self {
+        let mut this = Self {
+            version: None,
+            slots: Vec::with_capacity(plan.comes.len()),
+        };
+        let mut edits = Vec::with_capacity(plan.goes.len() + plan.comes.len());
+        edits.extend(plan.goes.keys().map(|key| Edit {
+            key: *key,
+            slot: None,
+        }));
+        for (key, coming) in std::mem::take(&mut plan.comes) {
+            let slot = Box::into_raw(Slot::new(coming.vma));
+            this.slots.push(slot);
+            edits.push(Edit {
+                key,
+                slot: Some(slot.cast_const()),
+            });
         }
-        state.locked.clear();
-        state.owner = None;
-        self.core.changed.notify_all();
+        // Where one goes and another comes, the latter is the edit: it sorts last,
+        // since the sort is stable.
+        edits.sort_by_key(|edit| edit.key);
+        edits.reverse();
+        edits.dedup_by_key(|edit| edit.key);
+        edits.reverse();
+        // SAFETY: the tree in force, under the map lock.
+        this.version = Some(unsafe { Version::new(core.root(), &edits) });
+        this
+    }
+}
+
+impl<T> Drop for Next<T> {
+    fn drop(&mut self) {
+        // Not published, then.
+        if let Some(version) = self.version.take() {
+            version.abandon();
+        }
+        for slot in self.slots.drain(..) {
+            // SAFETY: made from a box above and seen by nobody.
+            unsafe { drop(Box::from_raw(slot).take()) };
+        }
     }
 }
 
@@ -198,7 +226,10 @@ impl<T: Payload> Drop for WriteSection<'_, T> {
 /// for side effects that must be seen by nobody, or by everybody. Dropping it
 /// ends the section with nothing changed.
 pub struct Drained<'a, T: Payload> {
-    section: WriteSection<'a, T>,
+    // In this order; see `WriteSection`.
+    open: Open<'a, T>,
+    next: Next<T>,
+    plan: Plan<T>,
     drain: DrainReport,
 }
 
@@ -208,36 +239,66 @@ impl<T: Payload> Drained<'_, T> {
         &self.drain
     }
 
-    /// The VMAs that will be removed; no reader has them.
+    /// What will no longer be mapped, in no particular order; no reader has it.
     pub fn removed(&self) -> impl Iterator<Item = &Vma<T>> + '_ {
-        let section = &self.section;
-        section.removed.iter().map(|start| &*section.current[start])
+        self.plan.gone.iter().map(|gone| match gone {
+            // SAFETY: in the drained write set, for as long as this is borrowed.
+            Gone::Whole(slot) => unsafe { (**slot).vma() },
+            Gone::Part(vma) => vma,
+        })
     }
 
     /// Makes the planned map the one in force, all of it at once, ends the
     /// section, and returns what was removed: by value, since nobody else has it
     /// any more. Blocks for no reader.
-    pub fn publish(mut self) -> Published<T> {
-        let section = &mut self.section;
-        let mut state = lock(&section.core.state);
-        section.current = Arc::default();
-        let map = Arc::make_mut(&mut state.map);
-        let removed: Vec<_> = section
-            .removed
-            .iter()
-            .filter_map(|start| map.remove(start))
+    pub fn publish(self) -> Published<T> {
+        let Self {
+            open,
+            mut next,
+            mut plan,
+            drain,
+        } = self;
+        let core = open.core;
+        let goes = std::mem::take(&mut plan.goes);
+        for slot in goes.values() {
+            // SAFETY: in the tree in force until the next statement but one, and
+            // retired only below.
+            unsafe { &**slot }.detach();
+        }
+        let version = next.version.take().expect("built when it was locked");
+        next.slots.clear();
+        core.set_root(version.root);
+        core.writer.sections.fetch_add(1, Ordering::Relaxed);
+        let mut removed = Vec::with_capacity(plan.gone.len());
+        let mut whole = std::collections::BTreeSet::new();
+        for gone in std::mem::take(&mut plan.gone) {
+            removed.push(match gone {
+                Gone::Part(vma) => vma,
+                Gone::Whole(slot) => {
+                    whole.insert(slot);
+                    // SAFETY: drained, and published without it; taken once, as
+                    // the statement below leaves it out.
+                    unsafe { (*slot).take() }
+                }
+            });
+        }
+        removed.sort_by_key(|vma| vma.range().start());
+        let replaced = goes
+            .values()
+            .filter(|slot| !whole.contains(*slot))
+            // SAFETY: as above; those that were taken are left out.
+            .map(|slot| unsafe { (**slot).take() })
             .collect();
-        map.append(&mut section.added);
-        state.stats.sections += 1;
-        drop(state);
-        let number = section.seq;
-        let drain = std::mem::take(&mut self.drain);
-        drop(self);
-        let sole = |vma| Arc::into_inner(vma).expect("drained: no reader has it");
+        let number = open.first;
+        let last = open.locked.unwrap_or(number);
+        drop(open);
+        core.retire(version.into_stale(), goes.into_values().collect());
         Published {
             number,
+            rounds: last.wrapping_sub(number) / 2 + 1,
             drain,
-            removed: removed.into_iter().map(sole).collect(),
+            removed,
+            replaced,
         }
     }
 }
@@ -245,19 +306,27 @@ impl<T: Payload> Drained<'_, T> {
 /// What a write section has done.
 #[derive(Debug)]
 pub struct Published<T> {
-    /// The section's number.
+    /// The section's first number.
     pub number: u64,
+    /// How many numbers it had, each two above the last: one, and one more for
+    /// each time that its drain let the waiters in. What a lookup says that it
+    /// [waited](super::Waited) for is one of these.
+    pub rounds: u64,
     /// How the drain went.
     pub drain: DrainReport,
     /// What is no longer mapped, in the order of its addresses. The caller owns
-    /// it alone.
+    /// it alone; where only a part of a VMA was unmapped, this is that part, and
+    /// its payload a clone.
     pub removed: Vec<Vma<T>>,
+    /// The VMAs that others have taken the place of (split, moved, or with other
+    /// flags), as they were. There is no need to look at them.
+    pub replaced: Vec<Vma<T>>,
 }
 
 impl<T: Payload> fmt::Debug for WriteSection<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteSection")
-            .field("number", &self.seq)
+            .field("number", &self.open.first)
             .finish_non_exhaustive()
     }
 }

@@ -1,13 +1,13 @@
-//! The map itself: opening it for reading and for writing.
+//! The map itself: looking up, and opening it for reading and for writing.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::state::{Core, State};
-use super::sync::{Condvar, Mutex, lock, thread, wait_ignoring_poison};
+use super::core::{Core, Pace};
 use super::{
-    AddrRange, MmStats, MmapReadGuard, Payload, Published, VmFlags, WriteError, WriteSection,
+    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, VmFlags,
+    VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -18,23 +18,18 @@ pub struct AddressSpace<T: Payload> {
 impl<T: Payload> AddressSpace<T> {
     /// An empty map over `range`. The name is for messages.
     pub fn new(name: impl Into<String>, range: AddrRange) -> Self {
-        let state = State {
-            map: Arc::default(),
-            seq: 0,
-            locked: Vec::new(),
-            owner: None,
-            read_locks: 0,
-            readers: Default::default(),
-            next_reader: 0,
-            stats: MmStats::default(),
-        };
+        Self::starting_at(name, range, 0, Pace::default())
+    }
+
+    /// One whose sections are numbered from `seq + 1` on.
+    pub(super) fn starting_at(
+        name: impl Into<String>,
+        range: AddrRange,
+        seq: u64,
+        pace: Pace,
+    ) -> Self {
         Self {
-            core: Arc::new(Core {
-                name: name.into(),
-                range,
-                state: Mutex::new(state),
-                changed: Condvar::new(),
-            }),
+            core: Arc::new(Core::new(name.into(), range, seq, pace)),
         }
     }
 
@@ -48,23 +43,75 @@ impl<T: Payload> AddressSpace<T> {
         self.core.range
     }
 
-    /// What happened so far.
+    /// What happened so far. Adds up the counters of all reader records.
     pub fn stats(&self) -> MmStats {
-        lock(&self.core.state).stats
+        self.core.stats()
+    }
+
+    /// Read-locks the VMA that covers `addr`, if there is one and no writer is at
+    /// work on it (Linux: `lock_vma_under_rcu`). `None` means either. Never
+    /// blocks.
+    #[inline]
+    pub fn lock_vma_under_rcu(&self, addr: u64) -> Option<VmaReadGuard<'_, T>> {
+        let record = local::record(&self.core.registry);
+        self.core.try_lookup(record.get(), addr)
+    }
+
+    /// Read-locks the VMA that covers `addr`, waiting for the writer that is at
+    /// work on it, if one is (Linux: `lock_vma_under_rcu_wait`, as posted in April
+    /// 2026; renamed `vma_start_read_unlocked` in its second version).
+    ///
+    /// `Ok(None)` only if at some moment during the call no VMA covered `addr`. It
+    /// never waits for a writer elsewhere, sleeps for the end of one section at
+    /// most, and holds nothing but the VMA when it returns. Fails only with
+    /// [`LookupError::OwnWriteSection`].
+    #[inline]
+    pub fn lock_vma_under_rcu_wait(
+        &self,
+        addr: u64,
+    ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
+        let record = local::record(&self.core.registry);
+        self.core.plain_lookup(record.get(), addr)
+    }
+
+    /// As [`lock_vma_under_rcu_wait`](Self::lock_vma_under_rcu_wait), but the wait
+    /// ends with an error at the deadline, or when the flag is raised; then no
+    /// trace of it is left for a writer to wait for. A VMA that can be had without
+    /// waiting is had in any case. What happened is written to `path`.
+    #[inline]
+    pub fn lock_vma_under_rcu_wait_with(
+        &self,
+        addr: u64,
+        options: WaitOptions<'_>,
+        path: &mut LookupPath,
+    ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
+        let record = local::record(&self.core.registry);
+        self.core
+            .waiting_lookup(record.get(), addr, None, options, path)
+    }
+
+    /// Read-locks the VMA that covers `addr`, or else the first one after it, and
+    /// waits for a writer that is at work on that one. For walking over a range
+    /// with locks: ask again with the address after the guard's last. `Ok(None)` if
+    /// nothing is mapped from `addr` on. Looks again each time that a section has
+    /// meanwhile changed which VMA that is.
+    pub fn lock_next_vma(&self, addr: u64) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
+        let record = local::record(&self.core.registry);
+        self.core.next_lookup(record.get(), addr)
+    }
+
+    /// What is mapped in `range`, in order, all of it at one moment during the
+    /// call: a bare walk, which locks nothing, waits for nobody and delays no
+    /// drain.
+    pub fn vmas(&self, range: AddrRange) -> Vec<VmaInfo> {
+        let record = local::record(&self.core.registry);
+        self.core.bare_walk(record.get(), range)
     }
 
     /// Takes the map lock for reading. Blocks while a write section is open: do
     /// not call it with a guard held that such a section may be draining.
     pub fn mmap_read_lock(&self) -> MmapReadGuard<'_, T> {
-        let mut state = lock(&self.core.state);
-        while state.owner.is_some() {
-            state = wait_ignoring_poison(&self.core.changed, state);
-        }
-        state.read_locks += 1;
-        MmapReadGuard {
-            core: &self.core,
-            map: state.map.clone(),
-        }
+        MmapReadGuard::new(&self.core)
     }
 
     /// Takes the map lock for writing and opens a write section. Blocks while
@@ -74,23 +121,7 @@ impl<T: Payload> AddressSpace<T> {
     /// Fails at once, instead of hanging, if this thread holds a guard of this
     /// space or has a section of it open.
     pub fn mmap_write_lock(&self) -> Result<WriteSection<'_, T>, WriteError> {
-        let me = thread::current().id();
-        let mut state = lock(&self.core.state);
-        if state.holds(me).next().is_some() {
-            return Err(WriteError::HoldsGuard);
-        }
-        if state.owner == Some(me) {
-            return Err(WriteError::Nested);
-        }
-        while state.owner.is_some() || state.read_locks > 0 {
-            state = wait_ignoring_poison(&self.core.changed, state);
-        }
-        state.owner = Some(me);
-        Ok(WriteSection::new(
-            &self.core,
-            state.map.clone(),
-            state.seq + 1,
-        ))
+        WriteSection::open(&self.core)
     }
 
     /// Maps one VMA, in a section of its own. Waits for no reader.
@@ -109,7 +140,7 @@ impl<T: Payload> AddressSpace<T> {
 
     /// Unmaps `range`, in a section of its own, and returns when no reader can
     /// touch what it removed; with a deadline it fails cleanly instead when that
-    /// passes first.
+    /// passes first. VMAs that stick out of the range are split.
     pub fn unmap(
         &self,
         range: AddrRange,

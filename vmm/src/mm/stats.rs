@@ -21,4 +21,7 @@ pub struct MmStats {
     pub drains: u64,
     /// Readers that drains waited for.
     pub drained_readers: u64,
+    /// Times that a drain ended its section with nothing changed, to let waiters
+    /// in, and began again.
+    pub drain_rounds: u64,
 }

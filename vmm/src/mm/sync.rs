@@ -1,5 +1,6 @@
-//! The atomics, locks, threads and clock that `mm` runs on: std's, or loom's
-//! under `--cfg loom`, so that the models check the code that ships.
+//! The atomics, fences, locks, threads and clock that `mm` runs on: std's, or
+//! loom's under `--cfg loom`, so that the models check the code that ships. No
+//! other file of `mm` names either.
 
 #[cfg(loom)]
 pub(crate) use loom::{
@@ -12,7 +13,35 @@ pub(crate) use std::{
     thread,
 };
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use atomic::{AtomicU64, Ordering};
+
+/// Stores `value`, then makes one full fence: what this thread loads afterwards
+/// is loaded after every other processor can see the store.
+///
+/// On x86-64 an exchange is both at once and the cheapest fence there is; the
+/// compiler moves no later load above it, since it acquires. Elsewhere, and under
+/// loom (which takes SeqCst accesses for AcqRel ones), a store and a fence.
+#[inline]
+pub(crate) fn publish(word: &AtomicU64, value: u64) {
+    if cfg!(gracefault_mutant = "reader-fence") {
+        word.store(value, Ordering::Release);
+        return;
+    }
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    word.swap(value, Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    {
+        word.store(value, Ordering::Release);
+        full_fence();
+    }
+}
+
+/// A full fence.
+pub(crate) fn full_fence() {
+    atomic::fence(Ordering::SeqCst);
+}
 
 /// Locks `mutex` whether or not a thread panicked while it held it: every
 /// critical section of `mm` leaves its data consistent at each step that can
@@ -56,4 +85,88 @@ pub(crate) fn wait_ignoring_poison<'a, T>(
     condvar
         .wait(guard)
         .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Sleeps on `condvar` for one slice: until notified, or until `slice` is over.
+/// Returns whether it was notified. Under loom there is no time: use no slices.
+pub(crate) fn sleep_slice<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    slice: Duration,
+) -> (MutexGuard<'a, T>, bool) {
+    let (guard, over) = wait_until(condvar, guard, Instant::now().checked_add(slice));
+    (guard, !over)
+}
+
+/// A stop watch. Under loom it stands still, since a model must run the same way
+/// twice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watch(#[cfg(not(loom))] Instant);
+
+impl Watch {
+    pub(crate) fn start() -> Self {
+        Self(
+            #[cfg(not(loom))]
+            Instant::now(),
+        )
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        #[cfg(not(loom))]
+        return self.0.elapsed();
+        #[cfg(loom)]
+        Duration::ZERO
+    }
+
+    /// Whether `deadline` has passed. Never under loom.
+    pub(crate) fn is_past(deadline: Option<Instant>) -> bool {
+        !cfg!(loom) && deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// The life of something that readers walk over and writers free. It costs
+/// nothing in a normal build; under loom it proves that no reader comes too late.
+#[derive(Debug)]
+pub(crate) struct Life {
+    #[cfg(loom)]
+    cell: loom::cell::UnsafeCell<()>,
+    #[cfg(loom)]
+    ended: std::sync::atomic::AtomicBool,
+}
+
+impl Life {
+    /// It is being made, which must happen before every use.
+    #[inline(always)]
+    pub(crate) fn begin() -> Self {
+        #[cfg(loom)]
+        {
+            let cell = loom::cell::UnsafeCell::new(());
+            cell.with_mut(|_| ());
+            let ended = std::sync::atomic::AtomicBool::new(false);
+            Self { cell, ended }
+        }
+        #[cfg(not(loom))]
+        Self {}
+    }
+
+    /// A reader uses it.
+    #[inline(always)]
+    pub(crate) fn touch(&self) {
+        #[cfg(loom)]
+        {
+            let ended = self.ended.load(std::sync::atomic::Ordering::SeqCst);
+            assert!(!ended, "used after its life has ended");
+            self.cell.with(|_| ());
+        }
+    }
+
+    /// Nobody uses it any more.
+    #[inline(always)]
+    pub(crate) fn end(&self) {
+        #[cfg(loom)]
+        {
+            self.cell.with_mut(|_| ());
+            self.ended.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
 }

@@ -29,6 +29,20 @@ pub struct Vma<T> {
     payload: T,
 }
 
+/// What a bare walk sees of a VMA: all but the payload. It may be out of date by
+/// the time it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmaInfo {
+    /// The addresses.
+    pub range: AddrRange,
+    /// What may be done with them.
+    pub flags: VmFlags,
+    /// Where in the payload the first address is.
+    pub offset: u64,
+    /// The write section that made the VMA.
+    pub generation: u64,
+}
+
 impl<T> Vma<T> {
     pub(super) fn new(
         range: AddrRange,
@@ -79,6 +93,61 @@ impl<T> Vma<T> {
         self.range
             .contains(addr)
             .then(|| self.offset + (addr - self.range.start()))
+    }
+
+    /// What `vma` is, but for its payload, which is not looked at.
+    ///
+    /// # Safety
+    ///
+    /// `vma` may be read, all but its payload is initialised and nobody writes to
+    /// it.
+    pub(super) unsafe fn info_of(vma: *const Self) -> VmaInfo {
+        // SAFETY: says the caller; no reference is made to the whole.
+        unsafe {
+            VmaInfo {
+                range: (&raw const (*vma).range).read(),
+                flags: (&raw const (*vma).flags).read(),
+                offset: (&raw const (*vma).offset).read(),
+                generation: (&raw const (*vma).generation).read(),
+            }
+        }
+    }
+
+    /// The part of it that is in `range`, as section `generation` makes it.
+    pub(super) fn part(&self, range: AddrRange, generation: u64) -> Self
+    where
+        T: Clone,
+    {
+        Self {
+            range,
+            flags: self.flags,
+            // As in `offset_of`; a payload's offsets may wrap as they please.
+            offset: self
+                .offset
+                .wrapping_add(range.start().wrapping_sub(self.range.start())),
+            generation,
+            payload: self.payload.clone(),
+        }
+    }
+
+    /// The same with other flags.
+    pub(super) fn with_flags(self, flags: VmFlags, generation: u64) -> Self {
+        Self {
+            flags,
+            generation,
+            ..self
+        }
+    }
+
+    /// The same from `start` on, which leaves room for it.
+    pub(super) fn moved_to(self, start: u64, generation: u64) -> Self {
+        let last = start + (self.range.last() - self.range.start());
+        let range = AddrRange::inclusive(start, last).expect("the caller has checked");
+        Self {
+            range,
+            generation,
+            ..self
+        }
     }
 
     /// Takes the payload out.

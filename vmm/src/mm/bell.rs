@@ -1,0 +1,92 @@
+//! Where a writer sleeps until readers leave.
+
+use std::time::Duration;
+
+use super::AddrRange;
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::sync::{self, Condvar, Mutex, lock};
+
+/// What readers ring when they leave and a writer sleeps.
+///
+/// A reader stores its leaving and then looks, relaxed, whether a writer sleeps.
+/// Between the two there is no fence, since every lookup would pay for it; so a
+/// processor may look before its store is seen, and the writer may then sleep
+/// with nobody left to ring. Hence it sleeps in slices, and scans again after
+/// each: a lost ring costs at most one slice. Every other order is excluded by the
+/// lock, which the writer takes before it says that it sleeps and gives up only by
+/// sleeping.
+#[derive(Debug)]
+pub(super) struct Bell {
+    sleeping: AtomicBool,
+    /// The addresses from the first to the last in the write set: readers
+    /// elsewhere do not ring.
+    low: AtomicU64,
+    high: AtomicU64,
+    bed: Mutex<()>,
+    rung: Condvar,
+}
+
+impl Bell {
+    pub(super) fn new() -> Self {
+        Self {
+            sleeping: AtomicBool::new(false),
+            low: AtomicU64::new(0),
+            high: AtomicU64::new(0),
+            bed: Mutex::new(()),
+            rung: Condvar::new(),
+        }
+    }
+
+    /// A reader of `addr` has stored that it leaves, or that it waits.
+    #[inline]
+    pub(super) fn ring(&self, addr: u64) {
+        if self.sleeping.load(Ordering::Relaxed) {
+            self.wake(addr);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, addr: u64) {
+        let low = self.low.load(Ordering::Relaxed);
+        let high = self.high.load(Ordering::Relaxed);
+        if (low..=high).contains(&addr) && !cfg!(gracefault_mutant = "wake-writer") {
+            drop(lock(&self.bed));
+            self.rung.notify_all();
+        }
+    }
+
+    /// Sleeps until rung for `span`, or until the slice is over, unless `clear`
+    /// says that there is nothing to sleep for. Returns whether it was rung, and
+    /// so did not have to find out by itself.
+    pub(super) fn sleep(
+        &self,
+        span: AddrRange,
+        slice: Duration,
+        mut clear: impl FnMut() -> bool,
+    ) -> bool {
+        if cfg!(loom) {
+            // A slice may end at any moment, so that the models need none of this.
+            sync::thread::yield_now();
+            return false;
+        }
+        let bed = lock(&self.bed);
+        self.low.store(span.start(), Ordering::Relaxed);
+        self.high.store(span.last(), Ordering::Relaxed);
+        self.sleeping.store(true, Ordering::Relaxed);
+        sync::full_fence();
+        let (bed, rung) = if clear() {
+            (bed, false)
+        } else {
+            sync::sleep_slice(&self.rung, bed, slice)
+        };
+        self.sleeping.store(false, Ordering::Relaxed);
+        drop(bed);
+        rung
+    }
+
+    /// Whether a writer is asleep, or about to be.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn is_sleeping(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+}

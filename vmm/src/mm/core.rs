@@ -1,0 +1,142 @@
+//! What the handles of one address space share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bell::Bell;
+use super::edit;
+use super::gate::Gate;
+use super::grace::Grace;
+use super::maplock::MapLock;
+use super::node::Child;
+use super::registry::Registry;
+use super::slot::Slot;
+use super::sync::Mutex;
+use super::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use super::{AddrRange, MmStats, Payload};
+
+/// An address space. The words that every lookup loads come first; only a writer
+/// stores to them.
+#[repr(C, align(128))]
+pub(super) struct Core<T: Payload> {
+    /// The tree in force: a [`Child`].
+    root: AtomicPtr<()>,
+    /// `mm_lock_seq`: odd from the locking of a write set to the end of its
+    /// section.
+    pub(super) seq: AtomicU64,
+    pub(super) registry: Arc<Registry>,
+    pub(super) bell: Bell,
+    pub(super) writer: Writer,
+    pub(super) gate: Arc<Gate>,
+    pub(super) grace: Mutex<Grace<T>>,
+    pub(super) name: String,
+    pub(super) range: AddrRange,
+}
+
+/// What writers write, on lines that no lookup loads.
+#[repr(align(128))]
+pub(super) struct Writer {
+    pub(super) map_lock: MapLock,
+    /// Bumped when a hold came to be by another one of the same write set; see
+    /// [`drain`](super::drain).
+    pub(super) moves: AtomicU64,
+    pub(super) sections: AtomicU64,
+    pub(super) drains: AtomicU64,
+    pub(super) drained_readers: AtomicU64,
+    pub(super) rounds: AtomicU64,
+    pub(super) pace: Pace,
+}
+
+/// How a drain sleeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How long the first round of a drain lasts, and the longest.
+    pub(super) round: (Duration, Duration),
+    /// How long the first slice of sleep is, and the longest.
+    pub(super) slice: (Duration, Duration),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            round: (Duration::from_millis(10), Duration::from_secs(1)),
+            slice: (Duration::from_micros(100), Duration::from_millis(5)),
+        }
+    }
+}
+
+impl<T: Payload> Core<T> {
+    /// An empty space. `seq` is where the sections' numbers start: an even number.
+    pub(super) fn new(name: String, range: AddrRange, seq: u64, pace: Pace) -> Self {
+        Self {
+            root: AtomicPtr::new(Child::<T>::null().into_raw()),
+            seq: AtomicU64::new(seq),
+            registry: Arc::new(Registry::new()),
+            bell: Bell::new(),
+            writer: Writer {
+                map_lock: MapLock::new(),
+                moves: AtomicU64::new(0),
+                sections: AtomicU64::new(0),
+                drains: AtomicU64::new(0),
+                drained_readers: AtomicU64::new(0),
+                rounds: AtomicU64::new(0),
+                pace,
+            },
+            gate: Arc::new(Gate::new()),
+            grace: Mutex::new(Grace::new()),
+            name,
+            range,
+        }
+    }
+
+    /// The tree in force.
+    #[inline]
+    pub(super) fn root(&self) -> Child<T> {
+        Child::from_raw(self.root.load(Ordering::Acquire))
+    }
+
+    /// Puts a version in force.
+    pub(super) fn set_root(&self, root: Child<T>) {
+        let order = if cfg!(gracefault_mutant = "publish-release") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.root.store(root.into_raw(), order);
+    }
+
+    pub(super) fn stats(&self) -> MmStats {
+        let writer = &self.writer;
+        let mut sum = MmStats {
+            sections: writer.sections.load(Ordering::Relaxed),
+            drains: writer.drains.load(Ordering::Relaxed),
+            drained_readers: writer.drained_readers.load(Ordering::Relaxed),
+            drain_rounds: writer.rounds.load(Ordering::Relaxed),
+            ..MmStats::default()
+        };
+        self.registry.count_into(&mut sum);
+        sum
+    }
+}
+
+// SAFETY: the tree behind `root` is nodes, which never change, and slots, which
+// are Send and Sync for such a `T`; everything else says so itself.
+unsafe impl<T: Payload> Sync for Core<T> {}
+// SAFETY: as above.
+unsafe impl<T: Payload> Send for Core<T> {}
+
+impl<T: Payload> Drop for Core<T> {
+    fn drop(&mut self) {
+        self.registry.close();
+        let mut each = |slot: *const Slot<T>| {
+            // SAFETY: made from a box, and in the tree once. Guards borrow the
+            // space and pins keep it, so nobody has the VMA.
+            unsafe {
+                let slot = Box::from_raw(slot.cast_mut());
+                drop(slot.take());
+            }
+        };
+        // SAFETY: nobody else has the space.
+        unsafe { edit::dismantle(self.root(), &mut each) };
+    }
+}

@@ -1,0 +1,196 @@
+//! Locking a write set, and waiting until its readers have left.
+//!
+//! The set is marked with the section's number while `mm_lock_seq` is still even,
+//! so that nothing is locked yet; then one store makes the number the one in force
+//! and locks all of it at once. (Locked piece by piece, a set would make a reader
+//! that holds a later piece wait for an earlier one.) After a full fence, every
+//! reader either has published where the scan looks, or sees the lock.
+//!
+//! The drain waits for the entries in the write set that walk, hold, are pins, or
+//! wait for *another* section: these have been promised the VMA when they wake. It
+//! sleeps between scans. It is over after one scan that finds none, during which no
+//! hold has moved: a reader that is let in because of a hold it has may give that
+//! hold back while the scan is between the two, and neither is seen; but then the
+//! count of moves, which it bumped in between, is.
+//!
+//! A drain that lasts is done in *rounds*: the section is ended with nothing
+//! changed, so that those who wait for it get in by their marks, and the next is
+//! begun; the map lock stays taken, so the plan stays good. If a reader holds one
+//! member and waits, by ways the map cannot know, for a thread that sleeps for
+//! another member, this makes a delay of what would be a deadlock.
+
+use std::collections::BTreeMap;
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::entry::Entry;
+use super::slot::Slot;
+use super::sync::atomic::Ordering;
+use super::sync::{Watch, full_fence, thread};
+use super::{AddrRange, DrainReport, Holder, Payload};
+
+/// Scans before the first sleep: a walk is over in less time than sleep takes.
+const SCANS: u32 = 3;
+
+/// The addresses of a write set.
+#[derive(Debug)]
+pub(super) struct Members {
+    /// Disjoint, in order.
+    ranges: Vec<AddrRange>,
+}
+
+impl Members {
+    /// `ranges` are disjoint and in order.
+    pub(super) fn new(ranges: Vec<AddrRange>) -> Self {
+        Self { ranges }
+    }
+
+    pub(super) fn contains(&self, addr: u64) -> bool {
+        let after = self.ranges.partition_point(|r| r.start() <= addr);
+        after > 0 && self.ranges[after - 1].contains(addr)
+    }
+
+    fn span(&self) -> Option<AddrRange> {
+        let (first, last) = (self.ranges.first()?, self.ranges.last()?);
+        AddrRange::inclusive(first.start(), last.last())
+    }
+}
+
+/// How a drain went.
+pub(super) struct Outcome {
+    /// The number of the section that is open now.
+    pub(super) seq: u64,
+    pub(super) report: DrainReport,
+    /// Whether all readers are gone. If not, the deadline has passed.
+    pub(super) clear: bool,
+}
+
+/// A drain that is on.
+struct Drain<'a, T: Payload> {
+    core: &'a Core<T>,
+    members: &'a Members,
+    seq: u64,
+    /// The readers found so far, by where: each is told once, as what it was seen
+    /// to be last.
+    seen: BTreeMap<(*const Entry, u64), Holder>,
+}
+
+impl<T: Payload> Core<T> {
+    /// Write-locks `slots`, whose addresses are `members`, as section `seq`, the
+    /// next one, and waits until no reader is left or `deadline` has passed. The
+    /// calling thread has the map lock. The section stays open in either case.
+    pub(super) fn lock_and_drain(
+        &self,
+        slots: &[*const Slot<T>],
+        members: &Members,
+        seq: u64,
+        deadline: Option<Instant>,
+    ) -> Outcome {
+        let pace = self.writer.pace;
+        let mut drain = Drain {
+            core: self,
+            members,
+            seq,
+            seen: BTreeMap::new(),
+        };
+        let since = Watch::start();
+        let (mut round, mut round_length) = (since, pace.round.0);
+        let mut slice = pace.slice.0;
+        let mut scans = 0;
+        drain.lock(slots);
+        let clear = loop {
+            if drain.is_clear() {
+                break true;
+            }
+            if Watch::is_past(deadline) {
+                break false;
+            }
+            if round.elapsed() >= round_length {
+                self.gate.open(&self.seq, drain.seq);
+                self.writer.rounds.fetch_add(1, Ordering::Relaxed);
+                drain.seq = drain.seq.wrapping_add(2);
+                drain.lock(slots);
+                round = Watch::start();
+                round_length = (2 * round_length).min(pace.round.1);
+                if !cfg!(loom) {
+                    continue;
+                }
+            }
+            scans += 1;
+            match members.span() {
+                Some(span) if scans > SCANS => {
+                    let mut nap = slice.min(round_length.saturating_sub(round.elapsed()));
+                    if let Some(deadline) = deadline {
+                        nap = nap.min(deadline.saturating_duration_since(Instant::now()));
+                    }
+                    let nap = nap.max(Duration::from_micros(1));
+                    self.bell.sleep(span, nap, || drain.is_clear());
+                    slice = (2 * slice).min(pace.slice.1);
+                }
+                _ => thread::yield_now(),
+            }
+        };
+        let found = drain.seen.len() as u64;
+        if found > 0 {
+            self.writer.drains.fetch_add(1, Ordering::Relaxed);
+            self.writer
+                .drained_readers
+                .fetch_add(found, Ordering::Relaxed);
+        }
+        Outcome {
+            seq: drain.seq,
+            clear,
+            report: DrainReport {
+                waited: since.elapsed(),
+                holders: drain.seen.into_values().collect(),
+            },
+        }
+    }
+}
+
+impl<T: Payload> Drain<'_, T> {
+    /// Opens section `self.seq`, with `slots` for its write set.
+    fn lock(&self, slots: &[*const Slot<T>]) {
+        for slot in slots {
+            if cfg!(gracefault_mutant = "piecemeal") {
+                self.core.seq.store(self.seq, Ordering::Release);
+            }
+            // SAFETY: in the tree in force, which stays so as the calling thread
+            // has the map lock.
+            unsafe { &**slot }.mark(self.seq);
+        }
+        self.core.seq.store(self.seq, Ordering::Release);
+        if !cfg!(gracefault_mutant = "writer-fence") {
+            full_fence();
+        }
+    }
+
+    /// Scans once, and notes whom it found.
+    fn is_clear(&mut self) -> bool {
+        if self.members.ranges.is_empty() || cfg!(gracefault_mutant = "drain") {
+            return true;
+        }
+        let moves = self.core.writer.moves.load(Ordering::Acquire);
+        let mut clear = true;
+        for record in self.core.registry.records() {
+            for entry in record.entries() {
+                let (state, addr) = entry.load();
+                if !state.delays(self.seq) || !self.members.contains(addr) {
+                    continue;
+                }
+                clear = false;
+                let kind = state.kind();
+                self.seen
+                    .entry((ptr::from_ref(entry), addr))
+                    .and_modify(|holder| holder.kind = kind)
+                    .or_insert_with(|| Holder {
+                        thread: record.thread_name(),
+                        addr,
+                        kind,
+                    });
+            }
+        }
+        clear && self.core.writer.moves.load(Ordering::Acquire) == moves
+    }
+}

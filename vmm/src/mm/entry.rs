@@ -1,0 +1,161 @@
+//! One thing that a reader is doing, for writers to see.
+
+use super::HoldKind;
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{self};
+
+const EMPTY: u64 = 0;
+const WALK: u64 = 2;
+const HOLD: u64 = 4;
+const PIN: u64 = 6;
+const BARE: u64 = 8;
+
+/// What an entry says. Sections have odd numbers, so that one word tells a wait
+/// for any of them from everything else, and no wait is ever taken for one for a
+/// later section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Empty,
+    /// On its way to the VMA that covers the address: it may touch nodes of the
+    /// tree, and may be about to hold.
+    Walk,
+    /// Holds that VMA, on the thread that owns the record.
+    Hold,
+    /// Holds that VMA, on whichever thread.
+    Pin,
+    /// Waits, or has waited, for the section with this number to end.
+    Wait(u64),
+    /// Walks over the tree and will hold nothing.
+    Bare,
+}
+
+/// An entry of a reader record: a state and an address, never a pointer, so that
+/// a writer follows nothing of a reader's.
+///
+/// The owner of the record alone fills an empty entry; whoever has what it stands
+/// for empties it. The address is written before the state, so a writer that
+/// loads the state first sees the address that belongs to it or a later one; and
+/// a later one, acquired, proves that what the entry said before is over.
+#[repr(C, align(16))]
+#[derive(Debug)]
+pub(super) struct Entry {
+    state: AtomicU64,
+    addr: AtomicU64,
+}
+
+impl Entry {
+    pub(super) fn new() -> Self {
+        Self {
+            state: AtomicU64::new(EMPTY),
+            addr: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it may be filled. Acquires what was done by the thread that
+    /// emptied it.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.load(Ordering::Acquire) == EMPTY
+    }
+
+    /// Publishes a walk to `addr`, with a full fence.
+    #[inline]
+    pub(super) fn walk(&self, addr: u64) {
+        self.addr.store(addr, Ordering::Release);
+        sync::publish(&self.state, WALK);
+    }
+
+    /// Publishes a walk over the tree that ends in no hold, with a full fence.
+    pub(super) fn walk_bare(&self) {
+        sync::publish(&self.state, BARE);
+    }
+
+    /// From a walk, or a wait that is over, to a hold.
+    #[inline]
+    pub(super) fn hold(&self) {
+        self.state.store(HOLD, Ordering::Release);
+    }
+
+    /// From a hold to one that may leave the thread.
+    pub(super) fn pin(&self) {
+        self.state.store(PIN, Ordering::Release);
+    }
+
+    /// From empty to a pin, for one who has another hold of the same VMA.
+    pub(super) fn pin_at(&self, addr: u64) {
+        self.addr.store(addr, Ordering::Release);
+        self.pin();
+    }
+
+    /// From a walk to a wait for the end of section `seq`.
+    pub(super) fn wait(&self, seq: u64) {
+        self.state.store(seq, Ordering::Release);
+    }
+
+    /// Ends whatever it says. What this thread did before happens before whatever
+    /// a writer does that sees it.
+    #[inline]
+    pub(super) fn clear(&self) {
+        let order = if cfg!(gracefault_mutant = "release") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.state.store(EMPTY, order);
+    }
+
+    /// The address, for the owner and for who has what the entry stands for.
+    #[inline]
+    pub(super) fn addr(&self) -> u64 {
+        self.addr.load(Ordering::Relaxed)
+    }
+
+    /// What it says. The address is that of the state or a later one.
+    pub(super) fn load(&self) -> (State, u64) {
+        let order = if cfg!(gracefault_mutant = "drain-acquire") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Acquire
+        };
+        let state = match self.state.load(order) {
+            EMPTY => State::Empty,
+            WALK => State::Walk,
+            HOLD => State::Hold,
+            PIN => State::Pin,
+            BARE => State::Bare,
+            seq => State::Wait(seq),
+        };
+        (state, self.addr.load(order))
+    }
+}
+
+impl State {
+    /// Whether a drain of section `seq` waits for such an entry in its write set.
+    pub(super) fn delays(self, seq: u64) -> bool {
+        match self {
+            Self::Empty | Self::Bare => false,
+            Self::Wait(other) => other != seq && !cfg!(gracefault_mutant = "later-mark"),
+            Self::Walk | Self::Hold | Self::Pin => true,
+        }
+    }
+
+    /// Whether the entry's reader may be inside a version of the tree that is no
+    /// longer in force.
+    pub(super) fn walks(self) -> bool {
+        match self {
+            Self::Walk | Self::Bare => true,
+            Self::Wait(_) => !cfg!(gracefault_mutant = "grace-waiters"),
+            Self::Empty | Self::Hold | Self::Pin => false,
+        }
+    }
+
+    /// How a report calls it.
+    pub(super) fn kind(self) -> HoldKind {
+        match self {
+            Self::Wait(_) => HoldKind::Wait,
+            Self::Pin => HoldKind::Pin,
+            Self::Hold => HoldKind::Hold,
+            Self::Empty | Self::Walk | Self::Bare => HoldKind::Walk,
+        }
+    }
+}

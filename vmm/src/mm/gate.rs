@@ -1,0 +1,74 @@
+//! Where lookups sleep until a section ends.
+
+use std::time::Instant;
+
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{self, Condvar, Mutex, lock};
+use super::{KillFlag, LookupError};
+
+/// The sleeping place of one address space. `mm_lock_seq` leaves an odd number
+/// only with it closed, so a sleeper misses no end.
+#[derive(Debug)]
+pub(super) struct Gate {
+    waiters: Mutex<usize>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self {
+            waiters: Mutex::new(0),
+            opened: Condvar::new(),
+        }
+    }
+
+    /// Ends section `of`: makes `seq` the even number after it and wakes who
+    /// waits. All VMA locks of the section are gone with that store.
+    pub(super) fn open(&self, seq: &AtomicU64, of: u64) {
+        let waiters = lock(&self.waiters);
+        let order = if cfg!(gracefault_mutant = "unlock-release") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        seq.store(of.wrapping_add(1), order);
+        if *waiters > 0 && !cfg!(gracefault_mutant = "wake-waiters") {
+            self.opened.notify_all();
+        }
+    }
+
+    /// Sleeps until `seq` has left `of`, the deadline has passed or the flag is
+    /// raised.
+    pub(super) fn wait(
+        &self,
+        seq: &AtomicU64,
+        of: u64,
+        deadline: Option<Instant>,
+        kill: Option<&KillFlag>,
+    ) -> Result<(), LookupError> {
+        let mut waiters = lock(&self.waiters);
+        *waiters += 1;
+        let mut outcome = Ok(());
+        while seq.load(Ordering::Acquire) == of {
+            if kill.is_some_and(KillFlag::is_raised) {
+                outcome = Err(LookupError::Killed);
+                break;
+            }
+            let timed_out;
+            (waiters, timed_out) = sync::wait_until(&self.opened, waiters, deadline);
+            if timed_out && seq.load(Ordering::Acquire) == of {
+                outcome = Err(LookupError::TimedOut);
+                break;
+            }
+        }
+        *waiters -= 1;
+        outcome
+    }
+
+    /// Makes every sleeper look at its flag.
+    pub(super) fn shake(&self) {
+        // Taking the lock orders this after a sleeper's last look at its flag.
+        drop(lock(&self.waiters));
+        self.opened.notify_all();
+    }
+}

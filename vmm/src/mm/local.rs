@@ -1,0 +1,246 @@
+//! The calling thread: its token, and its records.
+//!
+//! A thread finds its record in a small cache that needs no destructor, so that
+//! the plain lookups cost a load or two more than those through a
+//! [`Reader`](super::Reader). What the cache points to is owned by a second
+//! thread-local, whose destructor gives the records back; a guard or a pin does
+//! not go through either when it is dropped. Where another thread-local's
+//! destructor does a lookup after ours has run, the record is claimed for that
+//! lookup alone.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::ptr;
+use std::sync::Arc;
+
+use super::record::Record;
+use super::registry::Registry;
+
+/// How many records a thread finds without a search: spaces are numbered one
+/// after the other, so the few of one machine do not collide.
+#[cfg(not(loom))]
+const CACHED: usize = 4;
+
+#[cfg(not(loom))]
+thread_local! {
+    static CACHE: [Cell<(u64, *const Record)>; CACHED] =
+        const { [const { Cell::new((0, ptr::null())) }; CACHED] };
+    static TOKEN: Cell<u64> = const { Cell::new(0) };
+    static CLAIMS: Claims = const { Claims(RefCell::new(Vec::new())) };
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static TOKEN: Cell<u64> = Cell::new(0);
+    static CLAIMS: Claims = Claims(RefCell::new(Vec::new()));
+}
+
+/// A number for the calling thread that no other thread of the process ever has.
+/// Never 0.
+pub(super) fn token() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    TOKEN.with(|token| {
+        if token.get() == 0 {
+            token.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+        token.get()
+    })
+}
+
+/// The records that this thread has claimed.
+struct Claims(RefCell<Vec<Claim>>);
+
+struct Claim {
+    registry: Arc<Registry>,
+    record: *const Record,
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        #[cfg(not(loom))]
+        CACHE.with(|cache| cache.iter().for_each(|c| c.set((0, ptr::null()))));
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // SAFETY: the record lives as long as its registry, which is still here;
+        // this thread has claimed it.
+        unsafe { &*self.record }.unclaim();
+    }
+}
+
+/// The calling thread's record in a space.
+pub(super) struct Local<'a> {
+    record: &'a Record,
+    /// Claimed for this use only.
+    late: bool,
+}
+
+impl Deref for Local<'_> {
+    type Target = Record;
+    #[inline]
+    fn deref(&self) -> &Record {
+        self.record
+    }
+}
+
+impl<'a> Local<'a> {
+    /// The record itself. A late one may be another thread's by the next lookup;
+    /// what is published in it stays until it is cleared, all the same.
+    #[inline]
+    pub(super) fn get(&self) -> &'a Record {
+        self.record
+    }
+}
+
+impl Drop for Local<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.late {
+            self.record.unclaim();
+        }
+    }
+}
+
+/// The calling thread's record; claims one on the first call.
+#[inline]
+pub(super) fn record(registry: &Arc<Registry>) -> Local<'_> {
+    #[cfg(not(loom))]
+    {
+        let (id, record) = CACHE.with(|cache| cache[registry.id as usize % CACHED].get());
+        if id == registry.id {
+            // SAFETY: ids are never used twice, so this is a record of this very
+            // registry, which outlives the borrow; this thread has claimed it, or
+            // the cache would have been cleared.
+            let record = unsafe { &*record };
+            return Local {
+                record,
+                late: false,
+            };
+        }
+    }
+    search(registry)
+}
+
+#[cold]
+fn search(registry: &Arc<Registry>) -> Local<'_> {
+    let claimed = with_claims(|claims| {
+        let mut claims = claims.0.borrow_mut();
+        let known = claims.iter().find(|c| c.registry.id == registry.id);
+        let record = match known {
+            Some(claim) => claim.record,
+            None => {
+                claims.retain(|c| !c.registry.is_closed());
+                let record = ptr::from_ref(registry.claim());
+                claims.push(Claim {
+                    registry: registry.clone(),
+                    record,
+                });
+                record
+            }
+        };
+        #[cfg(not(loom))]
+        CACHE.with(|cache| cache[registry.id as usize % CACHED].set((registry.id, record)));
+        record
+    });
+    match claimed {
+        Some(record) => Local {
+            // SAFETY: a record of `registry`, which outlives the borrow.
+            record: unsafe { &*record },
+            late: false,
+        },
+        None => Local {
+            record: registry.claim(),
+            late: true,
+        },
+    }
+}
+
+/// `None` when the thread is past the destructor of its claims.
+fn with_claims<R>(f: impl FnOnce(&Claims) -> R) -> Option<R> {
+    CLAIMS.try_with(f).ok()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn records(registry: &Registry) -> usize {
+        registry.records().count()
+    }
+
+    #[test]
+    fn a_thread_has_one_record_and_the_next_thread_gets_it() {
+        let registry = Arc::new(Registry::new());
+        let first = ptr::from_ref(record(&registry).get()) as usize;
+        assert_eq!(ptr::from_ref(record(&registry).get()) as usize, first);
+        let theirs = || {
+            let registry = registry.clone();
+            let there = move || ptr::from_ref(record(&registry).get()) as usize;
+            std::thread::spawn(there).join().unwrap()
+        };
+        let second = theirs();
+        assert_ne!(first, second);
+        assert_eq!(theirs(), second, "given back at the thread's exit");
+        assert_eq!(records(&registry), 2);
+    }
+
+    #[test]
+    fn a_record_is_not_claimed_while_something_is_in_it() {
+        let registry = Arc::new(Registry::new());
+        let leave = |clear: bool| {
+            let registry = registry.clone();
+            let there = move || {
+                let record = record(&registry);
+                let entry = record.vacant();
+                entry.walk(1);
+                entry.hold();
+                if clear {
+                    entry.clear();
+                }
+            };
+            std::thread::spawn(there).join().unwrap();
+        };
+        leave(false);
+        leave(true);
+        assert_eq!(records(&registry), 2, "the first one is still held");
+        leave(true);
+        assert_eq!(records(&registry), 2);
+    }
+
+    #[test]
+    fn a_closed_space_is_forgotten() {
+        let gone = Arc::new(Registry::new());
+        let _ = record(&gone);
+        gone.close();
+        let _ = record(&Arc::new(Registry::new()));
+        assert_eq!(Arc::strong_count(&gone), 1);
+    }
+
+    #[test]
+    fn a_thread_past_its_destructors_still_gets_a_record() {
+        struct Late(Arc<Registry>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                let record = record(&self.0);
+                record.vacant().walk(1);
+                record.vacant().clear();
+                record.entries().for_each(Entry::clear);
+            }
+        }
+        use super::super::entry::Entry;
+        thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) } }
+        let registry = Arc::new(Registry::new());
+        for _ in 0..3 {
+            let registry = registry.clone();
+            let there = move || {
+                // Destructors run in the order of first use or in the reverse of
+                // it; either way one of the two comes after ours.
+                LATE.with(|late| *late.borrow_mut() = Some(Late(registry.clone())));
+                let _ = record(&registry);
+            };
+            std::thread::spawn(there).join().unwrap();
+        }
+        assert!(records(&registry) <= 2, "none of them leaked");
+    }
+}

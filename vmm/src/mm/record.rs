@@ -1,0 +1,212 @@
+//! Reader records: one per thread and address space.
+
+use std::ptr;
+
+use super::MmStats;
+use super::entry::Entry;
+use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use super::sync::{Mutex, lock, thread};
+
+/// Entries that a record, and each piece of its spill list, has room for.
+const ENTRIES: usize = if cfg!(loom) { 2 } else { 4 };
+
+/// What a thread does in one address space. The entries and counters have two
+/// cache lines to themselves, since only the owner writes them.
+///
+/// A record lives until the [`Registry`](super::registry::Registry) is dropped.
+/// Threads come and go: a record is *claimed* by one at a time, given back when
+/// that thread exits, and claimed again only once it is empty, for a pin may
+/// outlive its thread and a forgotten guard holds for ever.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(super) struct Record {
+    entries: [Entry; ENTRIES],
+    /// More entries, for the thread that holds more VMAs than most.
+    spill: AtomicPtr<Spill>,
+    pub(super) counts: Counts,
+    cold: Cold,
+}
+
+/// What is written when a thread comes or goes.
+#[repr(align(128))]
+#[derive(Debug)]
+struct Cold {
+    claimed: AtomicBool,
+    /// How often the owner has claimed it: by its thread-local and by each
+    /// [`Reader`](super::Reader). Used by the owner alone.
+    claims: AtomicU32,
+    name: Mutex<String>,
+    next: AtomicPtr<Record>,
+}
+
+/// A piece of the spill list. Never freed before the record.
+#[derive(Debug)]
+struct Spill {
+    entries: [Entry; ENTRIES],
+    next: AtomicPtr<Spill>,
+}
+
+/// Statistics of one record. Only its owner writes them, so that adding is a load
+/// and a store.
+#[derive(Debug)]
+pub(super) struct Counts {
+    pub(super) success: Count,
+    pub(super) abort: Count,
+    pub(super) miss: Count,
+    pub(super) wait: Count,
+    pub(super) nested: Count,
+}
+
+/// A counter with one writer.
+#[derive(Debug)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    #[inline]
+    pub(super) fn add(&self) {
+        let now = self.0.load(Ordering::Relaxed);
+        self.0.store(now.wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+impl Record {
+    /// A record that the calling thread has claimed once.
+    pub(super) fn new() -> Box<Self> {
+        let zero = || Count(AtomicU64::new(0));
+        Box::new(Self {
+            entries: std::array::from_fn(|_| Entry::new()),
+            spill: AtomicPtr::new(ptr::null_mut()),
+            counts: Counts {
+                success: zero(),
+                abort: zero(),
+                miss: zero(),
+                wait: zero(),
+                nested: zero(),
+            },
+            cold: Cold {
+                claimed: AtomicBool::new(true),
+                claims: AtomicU32::new(1),
+                name: Mutex::new(thread_name()),
+                next: AtomicPtr::new(ptr::null_mut()),
+            },
+        })
+    }
+
+    /// An empty entry. Called by the owner only, and what it returns stays empty
+    /// until the owner fills it. Allocates when all entries are in use.
+    #[inline]
+    pub(super) fn vacant(&self) -> &Entry {
+        if self.entries[0].is_empty() {
+            return &self.entries[0];
+        }
+        self.vacant_elsewhere()
+    }
+
+    #[cold]
+    fn vacant_elsewhere(&self) -> &Entry {
+        if let Some(entry) = self.entries().find(|entry| entry.is_empty()) {
+            return entry;
+        }
+        let first = self.spill.load(Ordering::Relaxed);
+        let piece = Box::into_raw(Box::new(Spill {
+            entries: std::array::from_fn(|_| Entry::new()),
+            next: AtomicPtr::new(first),
+        }));
+        // Before any of its entries is published with a full fence: a writer that
+        // must see the entry sees the piece.
+        self.spill.store(piece, Ordering::Release);
+        // SAFETY: just allocated, and freed by the record's drop only.
+        unsafe { &(*piece).entries[0] }
+    }
+
+    /// All entries, in use or not.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let mut piece = self.spill.load(Ordering::Acquire);
+        let spilled = std::iter::from_fn(move || {
+            // SAFETY: null or a piece that was published by a Release store after
+            // it was filled in, and that lives as long as the record.
+            let this: &Spill = unsafe { piece.as_ref() }?;
+            piece = this.next.load(Ordering::Relaxed);
+            Some(&this.entries)
+        });
+        self.entries.iter().chain(spilled.flatten())
+    }
+
+    /// Claims the record for the calling thread, if nobody has it and nothing is
+    /// left in it.
+    pub(super) fn claim(&self) -> bool {
+        let cold = &self.cold;
+        if cold.claimed.load(Ordering::Relaxed)
+            || cold
+                .claimed
+                .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+        {
+            return false;
+        }
+        let empty = cfg!(gracefault_mutant = "reuse-held") || self.entries().all(Entry::is_empty);
+        if !empty {
+            cold.claimed.store(false, Ordering::Release);
+            return false;
+        }
+        *lock(&cold.name) = thread_name();
+        cold.claims.store(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Claims it once more. Called by the owner only.
+    pub(super) fn claim_again(&self) {
+        let claims = self.cold.claims.load(Ordering::Relaxed);
+        self.cold.claims.store(claims + 1, Ordering::Relaxed);
+    }
+
+    /// Gives one claim back; with the last one the record is free for others.
+    /// Called by the owner only, who does not use it afterwards.
+    pub(super) fn unclaim(&self) {
+        let claims = self.cold.claims.load(Ordering::Relaxed) - 1;
+        self.cold.claims.store(claims, Ordering::Relaxed);
+        if claims == 0 {
+            self.cold.claimed.store(false, Ordering::Release);
+        }
+    }
+
+    /// The name of the thread that made what is in it.
+    pub(super) fn thread_name(&self) -> String {
+        lock(&self.cold.name).clone()
+    }
+
+    pub(super) fn next(&self) -> &AtomicPtr<Record> {
+        &self.cold.next
+    }
+
+    /// Adds its counters to `sum`.
+    pub(super) fn count_into(&self, sum: &mut MmStats) {
+        let read = |count: &Count| count.0.load(Ordering::Relaxed);
+        sum.lookup_success += read(&self.counts.success);
+        sum.lookup_abort += read(&self.counts.abort);
+        sum.lookup_miss += read(&self.counts.miss);
+        sum.lookup_wait += read(&self.counts.wait);
+        sum.nested_admission += read(&self.counts.nested);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let mut piece = self.spill.load(Ordering::Acquire);
+        while !piece.is_null() {
+            // SAFETY: made by `Box::into_raw`, in this list once, and the record
+            // is being dropped, so nobody has a reference into it.
+            let this = unsafe { Box::from_raw(piece) };
+            piece = this.next.load(Ordering::Relaxed);
+        }
+    }
+}
+
+/// The calling thread's name, or its id where it has none.
+fn thread_name() -> String {
+    let current = thread::current();
+    match current.name() {
+        Some(name) => name.to_owned(),
+        None => format!("{:?}", current.id()),
+    }
+}

@@ -1,0 +1,122 @@
+//! A VMA as the tree has it: with its lock.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+
+use super::sync::Life;
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::{AddrRange, Vma, VmaInfo};
+
+/// A VMA with what the protocol needs beside it. What a walk looks at comes first
+/// and fits in one cache line, which it shares with no other slot: a writer that
+/// locks a neighbour does not disturb.
+///
+/// The [`Vma`] itself may be looked at by those who hold it and by the writer:
+/// when the writer takes it out, walks may still come by, and find the slot
+/// detached.
+#[repr(C, align(64))]
+pub(super) struct Slot<T> {
+    range: AddrRange,
+    /// `vm_lock_seq`: the section that write-locked it last, 0 for none.
+    lock_seq: AtomicU64,
+    /// Removed for good.
+    detached: AtomicBool,
+    life: Life,
+    held: Life,
+    vma: UnsafeCell<MaybeUninit<Vma<T>>>,
+}
+
+// SAFETY: the VMA is only ever shared between threads as `&Vma<T>` (which wants
+// `T: Sync`) or handed from one to another (`T: Send`); all else is atomic or
+// never changes.
+unsafe impl<T: Send + Sync> Sync for Slot<T> {}
+
+impl<T> Slot<T> {
+    /// A slot that is in no tree yet.
+    pub(super) fn new(vma: Vma<T>) -> Box<Self> {
+        Box::new(Self {
+            range: vma.range(),
+            lock_seq: AtomicU64::new(0),
+            detached: AtomicBool::new(false),
+            life: Life::begin(),
+            held: Life::begin(),
+            vma: UnsafeCell::new(MaybeUninit::new(vma)),
+        })
+    }
+
+    #[inline]
+    pub(super) fn range(&self) -> AddrRange {
+        self.life.touch();
+        self.range
+    }
+
+    /// Whether section `seq`, which is odd, has it write-locked.
+    #[inline]
+    pub(super) fn is_locked(&self, seq: u64) -> bool {
+        self.life.touch();
+        self.lock_seq.load(Ordering::Acquire) == seq
+    }
+
+    /// Puts it into the write set of section `seq`. Takes effect when
+    /// `mm_lock_seq` becomes `seq`.
+    pub(super) fn mark(&self, seq: u64) {
+        self.lock_seq.store(seq, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn is_detached(&self) -> bool {
+        self.life.touch();
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// Removes it for good.
+    pub(super) fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+    }
+
+    /// The VMA.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the VMA read-locked, or has it in a drained write set, or
+    /// has the map lock (either way) and found it in the tree; and does so for as
+    /// long as it uses the result. [`take`](Self::take) has not been called.
+    #[inline]
+    pub(super) unsafe fn vma(&self) -> &Vma<T> {
+        self.held.touch();
+        // SAFETY: it has not been taken, and what the caller has keeps the writer
+        // from taking it.
+        unsafe { (*self.vma.get()).assume_init_ref() }
+    }
+
+    /// What the VMA is, but for its payload. For bare walks: this never changes,
+    /// and stays readable when the VMA has been taken out.
+    pub(super) fn info(&self) -> VmaInfo {
+        self.life.touch();
+        let vma = self.vma.get().cast::<Vma<T>>();
+        // SAFETY: written before the slot was published and never again (taking
+        // the VMA out copies it), and none of these fields is the payload, which
+        // alone may have been dropped or changed by who has it now.
+        unsafe { Vma::info_of(vma) }
+    }
+
+    /// Takes the VMA out; the slot is a husk from now on.
+    ///
+    /// # Safety
+    ///
+    /// Called once; nobody else has or will get a reference from
+    /// [`vma`](Self::vma): it was in a drained write set and the tree is published
+    /// without it, or it was never in a tree.
+    pub(super) unsafe fn take(&self) -> Vma<T> {
+        self.held.end();
+        // SAFETY: initialised at birth and taken once, says the caller. This reads
+        // the bytes and leaves them, so it races with no walk.
+        unsafe { (*self.vma.get()).assume_init_read() }
+    }
+
+    /// Called by whoever frees it.
+    #[cfg_attr(not(loom), allow(dead_code, reason = "the models'"))]
+    pub(super) fn end(&self) {
+        self.life.end();
+    }
+}

@@ -1,0 +1,174 @@
+//! Readers that wait, nest, pin, forget and exit.
+
+use std::thread;
+use std::time::Instant;
+
+use super::super::{KillFlag, LookupError, LookupPath, WaitOptions};
+use super::*;
+
+#[test]
+fn a_waiter_gets_in_when_the_section_ends() {
+    let mm = space_with([1]);
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.protect(page(1), ROM).unwrap();
+    let number = section.number();
+    let drained = section.lock().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let mut path = LookupPath::default();
+            let options = WaitOptions::default();
+            let vma = mm.lock_vma_under_rcu_wait_with(at(1), options, &mut path);
+            let vma = vma.unwrap().unwrap();
+            (vma.flags(), vma.generation(), path.waited.unwrap().section)
+        });
+        until(|| mm.stats().lookup_wait == 1);
+        drained.publish();
+        assert_eq!(waiter.join().unwrap(), (ROM, number, number));
+    });
+}
+
+#[test]
+fn a_waiter_gives_up_at_its_deadline_or_when_killed() {
+    let mm = space_with([1]);
+    let kill = KillFlag::new();
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.unmap(page(1)).unwrap();
+    let drained = section.lock().unwrap();
+    let look = |options| {
+        let mut path = LookupPath::default();
+        let result = mm.lock_vma_under_rcu_wait_with(at(1), options, &mut path);
+        assert!(path.waited.is_some());
+        result.map(|_| ()).unwrap_err()
+    };
+    thread::scope(|scope| {
+        let deadline = Some(Instant::now());
+        let late = WaitOptions {
+            deadline,
+            kill: None,
+        };
+        let late = scope.spawn(move || look(late));
+        assert_eq!(late.join().unwrap(), LookupError::TimedOut);
+        let killed = WaitOptions {
+            deadline: None,
+            kill: Some(&kill),
+        };
+        let killed = scope.spawn(move || look(killed));
+        until(|| mm.stats().lookup_wait == 2);
+        kill.raise();
+        assert_eq!(killed.join().unwrap(), LookupError::Killed);
+    });
+    drop(drained);
+    // Neither left a mark that this would wait for.
+    let done = mm.unmap(page(1), None).unwrap();
+    assert_eq!(done.drain.holders, []);
+}
+
+#[test]
+fn a_holder_of_a_member_is_let_in() {
+    let mm = space_with([1, 2]);
+    let first = mm.lock_vma_under_rcu(at(1)).unwrap();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| mm.unmap(range(at(1), 0x2000), None).unwrap());
+        until(|| mm.core.bell.is_sleeping());
+        let mut path = LookupPath::default();
+        let options = WaitOptions::default();
+        let second = mm.lock_vma_under_rcu_wait_with(at(2), options, &mut path);
+        assert!(path.nested && path.waited.is_none());
+        drop(first);
+        assert_eq!(second.unwrap().unwrap().payload(), &Tag(2));
+        assert_eq!(writer.join().unwrap().removed.len(), 2);
+    });
+    assert_eq!(mm.stats().nested_admission, 1);
+}
+
+#[test]
+fn a_pin_goes_to_another_thread_and_is_waited_for() {
+    let mm = space_with([1, 2]);
+    let there = mm.clone();
+    let named = thread::Builder::new().name("disk".into());
+    let made = named.spawn(move || there.lock_vma_under_rcu(at(1)).unwrap().pin());
+    let pin = made.unwrap().join().unwrap();
+    let copy = pin.clone();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| mm.unmap(range(at(1), 0x2000), None).unwrap());
+        until(|| mm.core.bell.is_sleeping());
+        drop(pin);
+        // A second region of the same unplug, presented by the pin.
+        let mut path = LookupPath::default();
+        let options = WaitOptions::default();
+        let second = copy.lock_vma_under_rcu_wait_with(at(2), options, &mut path);
+        assert!(path.nested);
+        drop(second);
+        assert_eq!(copy.payload(), &Tag(1));
+        drop(copy);
+        let done = writer.join().unwrap();
+        let names: Vec<_> = done.drain.holders.iter().map(|h| &*h.thread).collect();
+        assert!(names.contains(&"disk"), "{names:?}");
+    });
+}
+
+#[test]
+fn a_pin_keeps_the_space() {
+    let mm = space_with([1]);
+    let pin = mm.lock_vma_under_rcu(at(1)).unwrap().pin();
+    drop(mm);
+    assert_eq!(pin.payload(), &Tag(1));
+}
+
+#[test]
+fn a_forgotten_guard_holds_after_its_thread() {
+    let mm = space_with([1]);
+    thread::scope(|scope| {
+        let named = thread::Builder::new().name("forgetful".into());
+        let forget = || std::mem::forget(mm.lock_vma_under_rcu(at(1)));
+        named.spawn_scoped(scope, forget).unwrap();
+    });
+    // A new thread does not get that record.
+    thread::scope(|scope| {
+        scope.spawn(|| assert!(mm.lock_vma_under_rcu(at(9)).is_none()));
+    });
+    let soon = Instant::now() + Duration::from_millis(1);
+    let Err(super::super::WriteError::TimedOut { report }) = mm.unmap(page(1), Some(soon)) else {
+        panic!("it is held");
+    };
+    assert_eq!(report.holders[0].thread, "forgetful");
+    assert!(mm.lock_vma_under_rcu(at(1)).is_some(), "nothing changed");
+}
+
+#[test]
+fn two_spaces_crosswise() {
+    let (pio, ram) = (space_with([1]), space_with([1]));
+    let rounds = 300;
+    thread::scope(|scope| {
+        for mm in [&pio, &ram] {
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    mm.unmap(page(1), None).unwrap();
+                    mm.map(page(1), RAM, 0, Tag(1)).unwrap();
+                }
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    let outer = pio.lock_vma_under_rcu_wait(at(1)).unwrap();
+                    let inner = ram.lock_vma_under_rcu_wait(at(1)).unwrap();
+                    drop(outer);
+                    drop(inner);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_reader_handle_is_the_same_record() {
+    let mm = space_with([1]);
+    let reader = mm.reader();
+    let guard = reader.lock_vma_under_rcu(at(1)).unwrap();
+    assert!(mm.mmap_write_lock().is_err());
+    drop(reader);
+    assert_eq!(guard.payload(), &Tag(1));
+    drop(guard);
+    assert_eq!(mm.core.registry.records().count(), 1);
+}

@@ -1,0 +1,72 @@
+//! Drains that last.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use super::super::WriteError;
+use super::*;
+
+/// No slice of sleep is short enough here to end the drain: the reader's ring is
+/// what does.
+#[test]
+fn the_last_reader_wakes_the_writer() {
+    let mm = Space::starting_at("patient", range(0, 1 << 20), 0, patient());
+    mm.map(page(1), RAM, 0, Tag(1)).unwrap();
+    let guard = mm.lock_vma_under_rcu(at(1)).unwrap();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| mm.unmap(page(1), None).unwrap());
+        until(|| mm.core.bell.is_sleeping());
+        drop(guard);
+        assert_eq!(writer.join().unwrap().drain.holders.len(), 1);
+    });
+    assert_eq!(mm.stats().drains, 1);
+}
+
+#[test]
+fn a_deadline_fails_cleanly_and_names_the_holder() {
+    let mm = space_with([1]);
+    let guard = mm.lock_vma_under_rcu(at(1)).unwrap();
+    thread::scope(|scope| {
+        let soon = Instant::now() + Duration::from_millis(2);
+        let mm = &mm;
+        let writer = scope.spawn(move || mm.unmap(page(1), Some(soon)).map(|_| ()));
+        let Err(WriteError::TimedOut { report }) = writer.join().unwrap() else {
+            panic!("it is held");
+        };
+        assert_eq!(report.holders.len(), 1);
+        assert_eq!(report.holders[0].addr, at(1));
+    });
+    assert_eq!(guard.payload(), &Tag(1));
+    drop(guard);
+    assert_eq!(mm.unmap(page(1), None).unwrap().removed.len(), 1);
+}
+
+/// A holds 1 and waits, by means the map cannot know, for B, which waits for 2;
+/// the writer wants both. Rounds let B in.
+#[test]
+fn a_hold_and_wait_nobody_foresaw_is_no_hang() {
+    let mm = space_with([1, 2]);
+    let (done, wait) = mpsc::channel();
+    let (held, go) = mpsc::channel();
+    thread::scope(|scope| {
+        let space = &mm;
+        scope.spawn(move || {
+            let one = space.lock_vma_under_rcu(at(1)).unwrap();
+            held.send(()).unwrap();
+            wait.recv().unwrap();
+            drop(one);
+        });
+        go.recv().unwrap();
+        let writer = scope.spawn(|| mm.unmap(range(at(1), 0x2000), None).unwrap());
+        until(|| mm.core.bell.is_sleeping());
+        scope.spawn(|| {
+            let two = mm.lock_vma_under_rcu_wait(at(2)).unwrap().unwrap();
+            assert_eq!(two.payload(), &Tag(2));
+            done.send(()).unwrap();
+        });
+        let published = writer.join().unwrap();
+        assert!(published.rounds > 1);
+        assert_eq!(mm.stats().drain_rounds, published.rounds - 1);
+    });
+}
