@@ -58,7 +58,7 @@ fn no_permission() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its owner may");
     let file = dir.path().join("kvm");
     fs::write(&file, "").expect("a file can be written");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).expect("its owner may");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).expect("its owner may");
     let mut command = gracefault(["run", "--kvm-device"]);
     command.arg(&file);
     if is_root() {
