@@ -102,17 +102,17 @@ fn memory() -> Outcome {
 /// smaller one is refused, and this one is not.
 fn smallest() -> Outcome {
     let ended = refused(
-        "run --memory hotplug_size=2G,block=4K",
+        "run --memory hotplug_size=512M,block=4K",
         &[
             "memslots",
             "KVM_CAP_NR_MEMSLOTS",
-            "2147483648 bytes makes 524288",
+            "536870912 bytes makes 131072",
         ],
     );
     let last = ended.stderr.trim_end().trim_end_matches(" bytes");
     let fits: u64 = last.rsplit(' ').next().unwrap_or_default().parse()?;
     let memory = |block: u64| {
-        format!("run --workload hello --no-churn --memory hotplug_size=2G,block={block}")
+        format!("run --workload hello --no-churn --memory hotplug_size=512M,block={block}")
     };
     refused(&memory(fits / 2), &["memslots"]);
     run(&memory(fits)).expect_status(0);
