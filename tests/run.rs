@@ -25,6 +25,8 @@ mod image;
 mod kernel;
 #[path = "run/no_kvm.rs"]
 mod no_kvm;
+#[path = "run/odd_guests.rs"]
+mod odd_guests;
 #[path = "run/output.rs"]
 mod output;
 #[path = "run/panics.rs"]
@@ -50,6 +52,7 @@ fn main() {
         failing_guests::trials(),
         kernel::trials(),
         no_kvm::trials(),
+        odd_guests::trials(),
         output::trials(),
         panics::trials(),
         signals::trials(),
