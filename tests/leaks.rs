@@ -115,7 +115,8 @@ fn by_stopped_runs() -> Outcome {
                 stop.now();
             }
         });
-        assert_eq!(report.expect("it ran").verdict, Verdict::Stopped);
+        let report = report.expect("it ran");
+        assert_eq!(report.verdict, Verdict::Stopped, "{report:#?}");
     });
     Ok(())
 }
