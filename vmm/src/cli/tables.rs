@@ -219,6 +219,14 @@ fn verdict(report: &RunReport) -> String {
         size(memory.block),
         report.seed
     );
+    let refused = &report.refused;
+    if refused.rom_writes + refused.device_failures > 0 {
+        let _ = writeln!(
+            out,
+            "Dropped: {} writes to ROM; devices refused {} accesses.",
+            refused.rom_writes, refused.device_failures
+        );
+    }
     for unchecked in &report.unchecked {
         let _ = writeln!(out, "Not checked: {unchecked}.");
     }

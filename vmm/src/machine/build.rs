@@ -13,7 +13,7 @@ use super::{MachineConfig, MachineError, image};
 use crate::devices::{ExitDevice, HotplugController, SerialConsole, TestDevice};
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
-use crate::kvm::{HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
+use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
 use crate::memory::{Device, GuestSpace, Mapping};
 use crate::mm::{AddrRange, KillFlag};
 
@@ -27,6 +27,8 @@ pub struct Machine {
     pub(super) controller: Arc<HotplugController>,
     pub(super) region: Arc<HotplugRegion>,
     pub(super) pages: GuestPages,
+    /// Whether KVM says that it counts exits.
+    pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
     _slots: Vec<MemSlot>,
 }
@@ -43,9 +45,15 @@ impl Machine {
         let host = HostLimits {
             vcpus: kvm.max_vcpus(),
             slots: kvm.max_slots(),
-            memory: memory.cgroup_limit.unwrap_or(u64::MAX).min(memory.total),
+            // Unknown where there is no /proc.
+            memory: match memory.total {
+                0 => u64::MAX,
+                total => memory.cgroup_limit.unwrap_or(u64::MAX).min(total),
+            },
             physical_bits: kvm.physical_bits(),
         };
+        let is_there = |found: &Found| found.capability.name == "BINARY_STATS_FD" && found.is_met();
+        let kvm_counts = kvm.capabilities().iter().any(is_there);
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
         let vm = Arc::new(Vm::new(&kvm)?);
@@ -106,6 +114,7 @@ impl Machine {
             controller,
             region,
             pages,
+            kvm_counts,
             _slots: slots,
         })
     }
