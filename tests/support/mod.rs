@@ -1,6 +1,11 @@
 //! What tests that need `/dev/kvm` share: the harness, guest memory, a small
 //! machine, and a way to write guest code.
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test binary uses a part of this"
+)]
 use std::error::Error;
 use std::ptr::null_mut;
 use std::sync::Arc;

@@ -198,7 +198,7 @@ mod tests {
             "size=x",
             "sizes=1G",
             "size=1G,,block=4K",
-            "size=99999T",
+            "size=999999999T",
         ] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }

@@ -40,15 +40,22 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Found) => ExitCode::from(1),
         Err(Failure::Broken(message)) => {
-            eprintln!("gracefault: {message}");
+            tell(&message);
             ExitCode::from(1)
         }
         Err(Failure::Cannot(message)) => {
-            eprintln!("gracefault: {message}");
+            tell(&message);
             ExitCode::from(2)
         }
         Err(Failure::Signal(signal)) => ExitCode::from(128 + signal as u8),
     }
+}
+
+/// Prints a message to stderr; unlike `eprintln!`, which panics, it does without
+/// a stderr that is closed.
+fn tell(message: &dyn std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "gracefault: {message}");
 }
 
 /// Prints one JSON object to stdout.

@@ -22,20 +22,45 @@ impl Trigger for NoInterrupt {
 struct Lines {
     out: Box<dyn Write + Send>,
     line: Vec<u8>,
+    /// A write was interrupted: whoever reads has stalled.
+    stalled: bool,
 }
 
 /// The longest line that is kept together; a longer one is written in parts, so
 /// that a guest cannot make us keep more.
 const LINE_MAX: usize = 4096;
 
+impl Lines {
+    /// Writes the line out. It is gone then, also if that fails or panics: a guest
+    /// must not be able to make us keep what cannot be written.
+    ///
+    /// An interrupted write is not tried again, as `write_all` does: only a kick
+    /// interrupts a vCPU's system calls, and that means that it is to stop.
+    fn put_line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        let mut rest = &line[..];
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.stalled = true;
+                    // Of another kind: the device's own `write_all` would retry.
+                    return Err(io::Error::other("stopped while nobody read"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.flush()
+    }
+}
+
 impl Write for Lines {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         for &byte in data {
             self.line.push(byte);
             if byte == b'\n' || self.line.len() == LINE_MAX {
-                self.out.write_all(&self.line)?;
-                self.out.flush()?;
-                self.line.clear();
+                self.put_line()?;
             }
         }
         Ok(data.len())
@@ -49,18 +74,17 @@ impl Write for Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        if !self.line.is_empty() {
+        if !self.line.is_empty() && !self.stalled {
             // The console is going away, and with it whoever could be told.
-            let _ = self
-                .out
-                .write_all(&self.line)
-                .and_then(|()| self.out.flush());
+            let _ = self.put_line();
         }
     }
 }
 
 /// A serial console, output only: what the guest sends goes to a writer, line by
-/// line. The writer must not block for long: a vCPU waits for it.
+/// line. A vCPU waits for a writer that blocks; when it is to stop, the write is
+/// interrupted, which the writer must hand on (as a file or a pipe does, and as
+/// [`std::io::Stdout`] does not).
 pub struct SerialConsole {
     serial: Mutex<Serial<NoInterrupt, NoEvents, Lines>>,
 }
@@ -74,6 +98,7 @@ impl SerialConsole {
         let lines = Lines {
             out,
             line: Vec::new(),
+            stalled: false,
         };
         Arc::new(Self {
             serial: Mutex::new(Serial::new(NoInterrupt, lines)),
@@ -147,6 +172,30 @@ mod tests {
         assert_eq!(*sink.0.lock().unwrap(), [b"one\n"]);
         drop(console);
         assert_eq!(sink.0.lock().unwrap()[1], b"two");
+    }
+
+    struct Full(Arc<Mutex<usize>>);
+
+    impl Write for Full {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            *self.0.lock().unwrap() = data.len();
+            Err(io::Error::other("full"))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn keeps_nothing_that_cannot_be_written() {
+        let last = Arc::default();
+        let console = SerialConsole::new(Box::new(Full(Arc::clone(&last))));
+        for _ in 0..3 * LINE_MAX {
+            let _ = console.write(0, b"x");
+        }
+        assert_eq!(*last.lock().unwrap(), LINE_MAX);
+        let _ = console.write(0, b"\n");
+        assert_eq!(*last.lock().unwrap(), 1);
     }
 
     #[test]

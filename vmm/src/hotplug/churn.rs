@@ -12,6 +12,8 @@ use crate::trace::{Summary, Times};
 const CONSENT: Duration = Duration::from_secs(10);
 /// How long readers may hold a block: a handler never blocks.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often one without any block looks whether it is to stop.
+const IDLE: Duration = Duration::from_millis(5);
 
 /// How many blocks of a region to keep plugged on average, and how to choose.
 #[derive(Debug)]
@@ -45,6 +47,11 @@ impl Churn {
         report: &mut ChurnReport,
     ) -> Result<(), HotplugError> {
         while !stop.load(Ordering::Relaxed) && !guest_ended() {
+            if region.blocks() == 0 {
+                // Nothing to choose from: only the end is waited for.
+                std::thread::sleep(IDLE);
+                continue;
+            }
             let plugged = region.plugged();
             // The more there is, the likelier the next one goes.
             let is_plug = self.random.u32(0..region.blocks()) >= plugged.len() as u32;

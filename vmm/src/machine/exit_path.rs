@@ -147,7 +147,9 @@ impl ExitPath {
                 Err(error) => return ControlFlow::Break(Ending::Access(error)),
             };
             let to_serial = last.vma == Some(u64::from(abi::SERIAL_PORT));
-            self.ended.serial += u64::from(to_serial && last.served == Served::Device);
+            // Whether the console could keep the byte is none of the guest's concern.
+            let answered = matches!(last.served, Served::Device | Served::DeviceFailed);
+            self.ended.serial += u64::from(to_serial && answered);
         }
         self.ended
             .trace

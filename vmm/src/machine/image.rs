@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::elf;
@@ -58,7 +59,11 @@ pub(super) fn load(
 }
 
 fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    // A pipe would make it wait for a writer; on a regular file it has no effect.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     let about = file.metadata()?;
     let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     if !about.is_file() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::exit_path::{Ended as Figures, Ending, ExitPath};
+use super::exit_path::{Ended as Figures, Ending, ExitPath, Shared};
 use super::verdict::{self, Outcome};
 use super::{Machine, MachineError, RunReport, Sabotage};
 use crate::devices::Fate;
@@ -127,9 +127,12 @@ impl Machine {
                 progress,
                 flipped: false,
             };
+            let ends = EndsWaits {
+                guest_ended: &guest_ended,
+                shared: &self.shared,
+            };
             let (cause, mut figures) = watch.until_the_end(&handed_in, &churn_stop);
-            guest_ended.store(true, Ordering::Relaxed);
-            self.shared.kill.raise();
+            drop(ends);
             let ended = group.stop();
             // What the vCPUs that were stopped just now had recorded.
             figures.extend(handed_in);
@@ -182,6 +185,21 @@ pub(super) enum ChurnError {
     NoThread(std::io::Error),
     #[error("hotplug: {0}")]
     Failed(HotplugError),
+}
+
+/// Lets nobody wait for the guest any more, when dropped: so also if the progress
+/// callback panics, and the scope waits for the hotplug thread.
+struct EndsWaits<'a> {
+    guest_ended: &'a AtomicBool,
+    shared: &'a Shared,
+}
+
+impl Drop for EndsWaits<'_> {
+    fn drop(&mut self) {
+        self.guest_ended.store(true, Ordering::Relaxed);
+        self.shared.kill.raise();
+        self.shared.controller.wake();
+    }
 }
 
 fn sorted(mut figures: Vec<(usize, Figures)>) -> Vec<Figures> {
