@@ -227,6 +227,18 @@ fn verdict(report: &RunReport) -> String {
             refused.rom_writes, refused.device_failures
         );
     }
+    let console = &report.console;
+    if console.dropped_bytes > 0 {
+        let why = console
+            .error
+            .as_deref()
+            .unwrap_or("nobody read them in time");
+        let _ = writeln!(
+            out,
+            "Console: {} bytes dropped: {why}.",
+            console.dropped_bytes
+        );
+    }
     for unchecked in &report.unchecked {
         let _ = writeln!(out, "Not checked: {unchecked}.");
     }

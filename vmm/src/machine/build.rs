@@ -10,7 +10,7 @@ use super::exit_path::Shared;
 use super::guest_pages::{GuestPages, Task};
 use super::layout::Layout;
 use super::{MachineConfig, MachineError, image};
-use crate::devices::{ExitDevice, HotplugController, SerialConsole, TestDevice};
+use crate::devices::{Console, ExitDevice, HotplugController, SerialConsole, TestDevice};
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
@@ -24,9 +24,11 @@ pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) shared: Arc<Shared>,
     pub(super) test_device: Arc<TestDevice>,
-    pub(super) controller: Arc<HotplugController>,
     pub(super) region: Arc<HotplugRegion>,
     pub(super) pages: GuestPages,
+    pub(super) serial: Arc<SerialConsole>,
+    /// Taken when the run ends.
+    pub(super) console: Option<Console>,
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
@@ -76,8 +78,9 @@ impl Machine {
             memory.map_device(range(gpa, len), device)?;
         }
         let ports = Arc::new(GuestSpace::ports());
-        let serial = SerialConsole::new(console);
-        ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial)?;
+        let console = Console::new(console).map_err(MachineError::Console)?;
+        let serial = SerialConsole::new(console.input());
+        ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial.clone())?;
 
         let pages = GuestPages::new(low, &layout);
         let vcpus = vcpus(&vm, &config, &layout, image.entry)?;
@@ -99,10 +102,11 @@ impl Machine {
             u32::try_from(blocks).expect("checked against the number of memslots"),
         ));
         let shared = Shared {
+            vcpus: vcpu_count,
             memory,
             ports,
             exit_device,
-            controller: controller.clone(),
+            controller,
             kill: KillFlag::new(),
         };
         let shared = Arc::new(shared);
@@ -111,9 +115,10 @@ impl Machine {
             vcpus,
             shared,
             test_device,
-            controller,
             region,
             pages,
+            serial,
+            console: Some(console),
             kvm_counts,
             _slots: slots,
         })

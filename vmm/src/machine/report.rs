@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::MemoryConfig;
+use crate::devices::ConsoleReport;
 use crate::hotplug::OpSummary;
 use crate::trace::{ExitKind, Summary};
 
@@ -48,6 +49,8 @@ pub struct RunReport {
     pub lookups: LookupReport,
     /// Accesses that nothing, or no device, took.
     pub refused: RefusedReport,
+    /// How the guest's console fared.
+    pub console: ConsoleReport,
     /// Plugs and unplugs; `None` if none were to be made.
     pub hotplug: Option<HotplugReport>,
     /// The guest's own figures, all vCPUs together; `None` if no vCPU of it told.

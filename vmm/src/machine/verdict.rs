@@ -12,7 +12,7 @@ use super::report::{
 };
 use super::run::{Cause, ChurnError, VcpuEnd};
 use super::{Machine, Sabotage, exit_table};
-use crate::devices::Fate;
+use crate::devices::{ConsoleReport, Fate};
 use crate::hotplug::ChurnReport;
 use crate::kvm::End;
 use crate::trace::VcpuTrace;
@@ -29,6 +29,7 @@ pub(super) struct Outcome {
     pub(super) ended: Vec<VcpuEnd>,
     pub(super) churn: ChurnReport,
     pub(super) churned: Option<Result<(), ChurnError>>,
+    pub(super) console: ConsoleReport,
 }
 
 /// What was found wrong, and what could not be checked.
@@ -102,6 +103,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
             rom_writes: all.rom_writes,
             device_failures: all.device_failures,
         },
+        console: outcome.console.clone(),
         hotplug: machine.config.churn.then(|| HotplugReport {
             plug: churn.plug.summary(),
             unplug: churn.unplug.summary(),
