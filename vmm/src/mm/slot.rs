@@ -14,6 +14,10 @@ use super::{AddrRange, Vma, VmaInfo};
 /// The [`Vma`] itself may be looked at by those who hold it and by the writer:
 /// when the writer takes it out, walks may still come by, and find the slot
 /// detached.
+///
+/// The lock and the detached mark need no ordering of their own: a reader compares
+/// them with an `mm_lock_seq` that it has acquired, and whose stores release what
+/// was marked before.
 #[repr(C, align(64))]
 pub(super) struct Slot<T> {
     range: AddrRange,
@@ -54,24 +58,24 @@ impl<T> Slot<T> {
     #[inline]
     pub(super) fn is_locked(&self, seq: u64) -> bool {
         self.life.touch();
-        self.lock_seq.load(Ordering::Acquire) == seq
+        self.lock_seq.load(Ordering::Relaxed) == seq
     }
 
     /// Puts it into the write set of section `seq`. Takes effect when
     /// `mm_lock_seq` becomes `seq`.
     pub(super) fn mark(&self, seq: u64) {
-        self.lock_seq.store(seq, Ordering::Release);
+        self.lock_seq.store(seq, Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn is_detached(&self) -> bool {
         self.life.touch();
-        self.detached.load(Ordering::Acquire)
+        self.detached.load(Ordering::Relaxed)
     }
 
     /// Removes it for good.
     pub(super) fn detach(&self) {
-        self.detached.store(true, Ordering::Release);
+        self.detached.store(true, Ordering::Relaxed);
     }
 
     /// The VMA.
