@@ -68,6 +68,7 @@ mod edit;
 mod entry;
 mod error;
 mod flags;
+mod gap;
 mod gate;
 mod grace;
 mod guard;
@@ -99,6 +100,7 @@ mod vma;
 
 pub use error::{LookupError, WriteError};
 pub use flags::VmFlags;
+pub use gap::Gap;
 pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};
