@@ -77,7 +77,7 @@ impl<T: Payload> Core<T> {
             record.counts.success.add();
             // SAFETY: in force after the entry was published, so it is not freed
             // until the entry says otherwise, and not removed: see `Recent`.
-            return Attempt::Held(self.hold(entry, unsafe { &*slot }));
+            return Attempt::Held(self.hold(entry, unsafe { slot.as_ref() }));
         }
         loop {
             // SAFETY: the entry says since before the root is loaded that this
