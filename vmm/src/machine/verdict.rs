@@ -147,14 +147,15 @@ fn whereabouts(ended: &[VcpuEnd]) -> String {
     }
     let mut places: Vec<_> = places.into_iter().collect();
     places.sort_by_key(|(_, vcpus)| std::cmp::Reverse(vcpus.len()));
-    let shown = places
-        .iter()
-        .take(MAX_PLACES)
-        .map(|(place, vcpus)| match &vcpus[..] {
-            [vcpu] => format!("{place} (vCPU {vcpu})"),
-            [first, .., last] => format!("{place} ({} vCPUs from {first} to {last})", vcpus.len()),
-            [] => place.clone(),
-        });
+    let shown = places.iter().take(MAX_PLACES).map(|(place, vcpus)| {
+        let some: Vec<_> = vcpus.iter().take(MAX_PLACES).map(u32::to_string).collect();
+        let (plural, more) = match vcpus.len() {
+            1 => ("", String::new()),
+            n if n > MAX_PLACES => ("s", format!(" and {} more", n - MAX_PLACES)),
+            _ => ("s", String::new()),
+        };
+        format!("{place} (vCPU{plural} {}{more})", some.join(", "))
+    });
     let mut text = shown.collect::<Vec<_>>().join(", ");
     if places.len() > MAX_PLACES {
         text += &format!(" and {} other places", places.len() - MAX_PLACES);
@@ -162,7 +163,7 @@ fn whereabouts(ended: &[VcpuEnd]) -> String {
     text
 }
 
-/// Places that a message names.
+/// Places that a message names, and vCPUs at each.
 const MAX_PLACES: usize = 8;
 
 fn judge_vcpu(
