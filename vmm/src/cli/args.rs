@@ -49,13 +49,14 @@ pub(crate) struct RunArgs {
     /// What the guest does.
     #[arg(long, default_value = "hotplug")]
     pub(crate) workload: WorkloadName,
-    /// How long it does that before it is asked to end.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
-    pub(crate) duration: Duration,
-    /// How long it all may take before it is stopped and has failed. Longer than
-    /// the duration.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
-    pub(crate) timeout: Duration,
+    /// How long it does that before it is asked to end. 5s, or half the timeout if
+    /// that is less.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) duration: Option<Duration>,
+    /// How long it all may take before it is stopped and has failed. 25s longer
+    /// than the duration, if not given. More vCPUs than the host has CPUs are slow.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) timeout: Option<Duration>,
     /// Seed of the choices of what to plug and unplug.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -126,8 +127,9 @@ impl From<LogLevel> for log::LevelFilter {
 }
 
 impl RunArgs {
-    pub(crate) fn config(&self) -> MachineConfig {
-        MachineConfig {
+    pub(crate) fn config(&self) -> Result<MachineConfig, String> {
+        let (duration, timeout) = self.times()?;
+        Ok(MachineConfig {
             kvm_device: self.kvm_device.clone(),
             vcpus: self.cpus,
             memory: self.memory,
@@ -138,8 +140,8 @@ impl RunArgs {
                 WorkloadName::Memory => Workload::Memory,
                 WorkloadName::Hotplug => Workload::Hotplug,
             },
-            duration: self.duration,
-            timeout: self.timeout,
+            duration,
+            timeout,
             churn: !self.no_churn,
             seed: self.seed,
             sabotage: self.sabotage.map(|sabotage| match sabotage {
@@ -147,6 +149,23 @@ impl RunArgs {
                 SabotageName::MmioValue => Sabotage::MmioValue,
                 SabotageName::UncountedExit => Sabotage::UncountedExit,
             }),
+        })
+    }
+
+    /// The duration and the timeout.
+    fn times(&self) -> Result<(Duration, Duration), String> {
+        let usual = MachineConfig::default();
+        let spare = usual.timeout - usual.duration;
+        match (self.duration, self.timeout) {
+            (None, None) => Ok((usual.duration, usual.timeout)),
+            (Some(duration), None) => Ok((duration, duration.saturating_add(spare))),
+            (None, Some(timeout)) => Ok((usual.duration.min(timeout / 2), timeout)),
+            (Some(duration), Some(timeout)) if duration < timeout => Ok((duration, timeout)),
+            (Some(duration), Some(timeout)) => Err(format!(
+                "--timeout {} ends the run before --duration {} is over: give it longer",
+                humantime::format_duration(timeout),
+                humantime::format_duration(duration)
+            )),
         }
     }
 }
@@ -182,8 +201,27 @@ mod tests {
         let cli = Cli::try_parse_from(["gracefault"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.run.memory, MemoryConfig::default());
-        assert_eq!(cli.run.config().vcpus, MachineConfig::default().vcpus);
+        let (config, usual) = (cli.run.config().unwrap(), MachineConfig::default());
+        assert_eq!(config.vcpus, usual.vcpus);
+        assert_eq!(
+            (config.duration, config.timeout),
+            (usual.duration, usual.timeout)
+        );
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_timeout_is_longer_than_the_duration() {
+        let times = |args: &[&str]| {
+            let args = [&["gracefault"], args].concat();
+            let config = Cli::try_parse_from(args).unwrap().run.config()?;
+            Ok::<_, String>((config.duration.as_secs_f64(), config.timeout.as_secs_f64()))
+        };
+        assert_eq!(times(&["--duration", "60s"]), Ok((60.0, 85.0)));
+        assert_eq!(times(&["--timeout", "3s"]), Ok((1.5, 3.0)));
+        assert_eq!(times(&["--timeout", "60s"]), Ok((5.0, 60.0)));
+        let error = times(&["--timeout", "3s", "--duration", "3s"]).unwrap_err();
+        assert!(error.contains("--timeout 3s"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The line that shows that something is going on: on a terminal only.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use gracefault::machine::Progress;
@@ -19,6 +21,11 @@ impl Line {
         Self(bar)
     }
 
+    /// `out`, with the line out of the way while something is written.
+    pub(crate) fn beside(&self, out: File) -> Box<dyn Write + Send> {
+        Box::new(Beside(self.0.clone(), out))
+    }
+
     pub(crate) fn show(&self, progress: Progress) {
         let Progress {
             elapsed,
@@ -36,6 +43,22 @@ impl Line {
         self.0.set_message(format!(
             "{plugged}/{blocks} blocks plugged, {verified} verified{wrong}"
         ));
+    }
+}
+
+struct Beside(ProgressBar, File);
+
+impl Write for Beside {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let Self(line, out) = self;
+        match line.is_hidden() {
+            true => out.write(data),
+            false => line.suspend(|| out.write(data)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()
     }
 }
 

@@ -1,8 +1,9 @@
 //! `gracefault run`.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gracefault::machine::{Machine, MachineError, RunReport, StopRequest, Verdict};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -12,19 +13,27 @@ use super::progress::Line;
 use super::{Failure, print_json, print_text, tables, tell};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let config = args.config();
-    let console = console(args.json)?;
+    let config = args.config().map_err(Failure::Cannot)?;
     let stop = StopRequest::new();
+    let run_is_over = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_usize(signal, stop.signal_flag(), signal as usize)
+        // While the results are printed a signal ends us as it does any program:
+        // the reader may have stopped reading.
+        signal_hook::flag::register_conditional_default(signal, run_is_over.clone())
+            .and_then(|_| {
+                let flag = stop.signal_flag();
+                signal_hook::flag::register_usize(signal, flag, signal as usize)
+            })
             .map_err(|error| Failure::Broken(format!("catching signals: {error}")))?;
     }
     let line = Line::new(config.duration);
+    let console = line.beside(console(args.json)?);
     let machine = Machine::new(config, console).map_err(explain)?;
     let report = machine
         .run(&stop, &mut |progress| line.show(progress))
         .map_err(explain)?;
     drop(line);
+    run_is_over.store(true, Ordering::Relaxed);
     match args.json {
         true => print_json(&report)?,
         false => print_text(&tables::run(&report))?,
@@ -32,15 +41,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     conclude(&report, &stop)
 }
 
-/// Where the guest's lines go. A file of its own, since `Stdout` goes on with a
-/// write that was interrupted, and so cannot be stopped while nobody reads.
-fn console(json: bool) -> Result<Box<dyn Write + Send>, Failure> {
+/// Where the guest's lines go. A file of its own, since a thread that is stuck in
+/// a write to `Stdout` keeps that locked, and the results could not be printed.
+fn console(json: bool) -> Result<File, Failure> {
     let copy = match json {
         true => std::io::stderr().as_fd().try_clone_to_owned(),
         false => std::io::stdout().as_fd().try_clone_to_owned(),
     };
     let copy = copy.map_err(|error| Failure::Broken(format!("opening the console: {error}")))?;
-    Ok(Box::new(File::from(copy)))
+    Ok(File::from(copy))
 }
 
 fn explain(error: MachineError) -> Failure {

@@ -219,6 +219,26 @@ fn verdict(report: &RunReport) -> String {
         size(memory.block),
         report.seed
     );
+    let refused = &report.refused;
+    if refused.rom_writes + refused.device_failures > 0 {
+        let _ = writeln!(
+            out,
+            "Dropped: {} writes to ROM; devices refused {} accesses.",
+            refused.rom_writes, refused.device_failures
+        );
+    }
+    let console = &report.console;
+    if console.dropped_bytes > 0 {
+        let why = console
+            .error
+            .as_deref()
+            .unwrap_or("nobody read them in time");
+        let _ = writeln!(
+            out,
+            "Console: {} bytes dropped: {why}.",
+            console.dropped_bytes
+        );
+    }
     for unchecked in &report.unchecked {
         let _ = writeln!(out, "Not checked: {unchecked}.");
     }

@@ -17,8 +17,10 @@
 //! the block's number be offered again, since until then one of them may still
 //! take the new memory for the old.
 //!
-//! A queue holds at most three events per block, so a guest that never reads its
-//! own cannot make it grow; and no handler waits for anything.
+//! An event can be acknowledged once it has been read, and no sooner. So a block
+//! that a vCPU was offered comes back to be offered again only after that vCPU has
+//! read all about it, and a queue holds two events per block at most, whatever the
+//! guest does. No handler waits for anything.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -124,6 +126,9 @@ impl State {
 
     fn acknowledge(&mut self, vcpu: usize, word: u64) -> Result<(), DeviceError> {
         let (event, block) = decode_event(word);
+        if self.vcpus[vcpu].events.contains(&word) {
+            return Err(DeviceError::BadValue);
+        }
         let entry = self
             .blocks
             .get_mut(&block)
@@ -408,11 +413,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_read_cannot_be_acknowledged_so_no_queue_grows() {
+        let c = HotplugController::new(1);
+        write(&c, 0, regs::JOIN, 1).unwrap();
+        c.offer(1, false);
+        c.ask_back(1);
+        for event in [event::OFFERED, event::ASKED_BACK] {
+            let word = encode_event(event, 1);
+            assert_eq!(write(&c, 0, regs::ACK, word), Err(DeviceError::BadValue));
+        }
+        assert_eq!(c.phase(1), BlockPhase::AskedBack);
+        assert_eq!(
+            (next(&c, 0), next(&c, 0)),
+            ((event::OFFERED, 1), (event::ASKED_BACK, 1))
+        );
+        ack(&c, 0, event::ASKED_BACK, 1);
+        assert_eq!(c.phase(1), BlockPhase::Released);
+    }
+
+    #[test]
     fn a_waiter_is_woken_by_the_release_and_by_a_cancel() {
         let c = HotplugController::new(1);
         write(&c, 0, regs::JOIN, 1).unwrap();
         c.offer(1, false);
         c.ask_back(1);
+        assert_eq!(
+            (next(&c, 0), next(&c, 0)),
+            ((event::OFFERED, 1), (event::ASKED_BACK, 1))
+        );
         let far = Instant::now() + Duration::from_secs(600);
         let cancelled = std::sync::atomic::AtomicBool::new(false);
         let is_cancelled = || cancelled.load(std::sync::atomic::Ordering::Relaxed);

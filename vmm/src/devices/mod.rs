@@ -2,11 +2,13 @@
 //! ABI ([`gracefault_guest::abi`]). No handler blocks: each takes a mutex of its
 //! own for a few steps at most, and none is held across a lookup.
 
+mod console;
 mod exit;
 mod hotplug;
 mod serial;
 mod test;
 
+pub use console::{Console, ConsoleInput, ConsoleReport};
 pub use exit::{ExitDevice, Fate};
 pub use hotplug::{BlockPhase, HotplugController, NotReleased};
 pub use serial::SerialConsole;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
+use super::ConsoleInput;
 use crate::memory::{AccessSizes, Device, DeviceError, OtherSizes};
 
 /// Interrupts go nowhere: the guest polls.
@@ -18,73 +19,37 @@ impl Trigger for NoInterrupt {
     }
 }
 
-/// Gathers the guest's output into lines, so that each is written whole.
+/// Gathers the guest's output into lines, so that each stays whole.
 struct Lines {
-    out: Box<dyn Write + Send>,
+    out: ConsoleInput,
     line: Vec<u8>,
-    /// A write was interrupted: whoever reads has stalled.
-    stalled: bool,
 }
 
-/// The longest line that is kept together; a longer one is written in parts, so
-/// that a guest cannot make us keep more.
+/// The longest line that is kept together; a longer one goes on in parts, so that a
+/// guest cannot make us keep more.
 const LINE_MAX: usize = 4096;
-
-impl Lines {
-    /// Writes the line out. It is gone then, also if that fails or panics: a guest
-    /// must not be able to make us keep what cannot be written.
-    ///
-    /// An interrupted write is not tried again, as `write_all` does: only a kick
-    /// interrupts a vCPU's system calls, and that means that it is to stop.
-    fn put_line(&mut self) -> io::Result<()> {
-        let line = std::mem::take(&mut self.line);
-        let mut rest = &line[..];
-        while !rest.is_empty() {
-            match self.out.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = &rest[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    self.stalled = true;
-                    // Of another kind: the device's own `write_all` would retry.
-                    return Err(io::Error::other("stopped while nobody read"));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.out.flush()
-    }
-}
 
 impl Write for Lines {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         for &byte in data {
             self.line.push(byte);
             if byte == b'\n' || self.line.len() == LINE_MAX {
-                self.put_line()?;
+                self.out.write_all(&std::mem::take(&mut self.line))?;
             }
         }
         Ok(data.len())
     }
 
-    /// The device flushes after every byte; lines go out when they end.
+    /// The device flushes after every byte; lines go on when they end.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-impl Drop for Lines {
-    fn drop(&mut self) {
-        if !self.line.is_empty() && !self.stalled {
-            // The console is going away, and with it whoever could be told.
-            let _ = self.put_line();
-        }
-    }
-}
-
-/// A serial console, output only: what the guest sends goes to a writer, line by
-/// line. A vCPU waits for a writer that blocks; when it is to stop, the write is
-/// interrupted, which the writer must hand on (as a file or a pipe does, and as
-/// [`std::io::Stdout`] does not).
+/// A serial console, output only: what the guest sends goes to a [`Console`], line
+/// by line.
+///
+/// [`Console`]: super::Console
 pub struct SerialConsole {
     serial: Mutex<Serial<NoInterrupt, NoEvents, Lines>>,
 }
@@ -93,16 +58,21 @@ pub struct SerialConsole {
 const PORTS: u64 = 8;
 
 impl SerialConsole {
-    /// A console that writes to `out`.
-    pub fn new(out: Box<dyn Write + Send>) -> Arc<Self> {
-        let lines = Lines {
-            out,
-            line: Vec::new(),
-            stalled: false,
-        };
+    /// A console whose lines go to `out`.
+    pub fn new(out: ConsoleInput) -> Arc<Self> {
+        let line = Vec::new();
+        let serial = Serial::new(NoInterrupt, Lines { out, line });
         Arc::new(Self {
-            serial: Mutex::new(Serial::new(NoInterrupt, lines)),
+            serial: Mutex::new(serial),
         })
+    }
+
+    /// Hands on what there is of a line that has not ended: the guest has.
+    pub fn end_line(&self) {
+        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = serial.writer_mut();
+        let rest = std::mem::take(&mut lines.line);
+        lines.out.write_all(&rest).expect("it never fails");
     }
 
     /// How many ports it wants.
@@ -147,14 +117,18 @@ impl std::fmt::Debug for SerialConsole {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::super::Console;
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<Vec<u8>>>>);
+    /// Hands each write on.
+    struct Sink(mpsc::Sender<Vec<u8>>);
 
     impl Write for Sink {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().push(data.to_vec());
+            self.0.send(data.to_vec()).map_err(io::Error::other)?;
             Ok(data.len())
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -163,46 +137,28 @@ mod tests {
     }
 
     #[test]
-    fn writes_whole_lines_and_the_rest_at_the_end() {
-        let sink = Sink::default();
-        let console = SerialConsole::new(Box::new(sink.clone()));
-        for byte in b"one\ntwo" {
-            console.write(0, &[*byte]).unwrap();
-        }
-        assert_eq!(*sink.0.lock().unwrap(), [b"one\n"]);
-        drop(console);
-        assert_eq!(sink.0.lock().unwrap()[1], b"two");
-    }
-
-    struct Full(Arc<Mutex<usize>>);
-
-    impl Write for Full {
-        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-            *self.0.lock().unwrap() = data.len();
-            Err(io::Error::other("full"))
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn keeps_nothing_that_cannot_be_written() {
-        let last = Arc::default();
-        let console = SerialConsole::new(Box::new(Full(Arc::clone(&last))));
-        for _ in 0..3 * LINE_MAX {
-            let _ = console.write(0, b"x");
-        }
-        assert_eq!(*last.lock().unwrap(), LINE_MAX);
-        let _ = console.write(0, b"\n");
-        assert_eq!(*last.lock().unwrap(), 1);
+    fn hands_on_whole_lines_and_the_rest_at_the_end() {
+        let (sender, written) = mpsc::channel();
+        let console = Console::new(Box::new(Sink(sender))).unwrap();
+        let serial = SerialConsole::new(console.input());
+        b"one\ntwo"
+            .iter()
+            .for_each(|byte| serial.write(0, &[*byte]).unwrap());
+        assert_eq!(written.recv().unwrap(), b"one\n");
+        serial.end_line();
+        assert_eq!(written.recv().unwrap(), b"two");
+        // A line without an end goes on in parts.
+        (0..=LINE_MAX).for_each(|_| serial.write(0, b"x").unwrap());
+        assert_eq!(written.recv().unwrap().len(), LINE_MAX);
+        console.finish(Duration::from_secs(60));
     }
 
     #[test]
     fn says_that_it_can_take_more() {
-        let console = SerialConsole::new(Box::new(io::sink()));
+        let console = Console::new(Box::new(io::sink())).unwrap();
+        let serial = SerialConsole::new(console.input());
         let mut status = [0];
-        console.read(5, &mut status).unwrap();
+        serial.read(5, &mut status).unwrap();
         assert_eq!(status[0] & 0x20, 0x20, "transmitter empty");
     }
 }

@@ -12,13 +12,16 @@ use crate::trace::{Summary, Times};
 const CONSENT: Duration = Duration::from_secs(10);
 /// How long readers may hold a block: a handler never blocks.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How often one without any block looks whether it is to stop.
-const IDLE: Duration = Duration::from_millis(5);
+/// How long to leave the guest alone before looking for a block that does not rest,
+/// or, where there is no block at all, for the end.
+const IDLE: Duration = Duration::from_micros(200);
 
-/// How many blocks of a region to keep plugged on average, and how to choose.
+/// Plugs and unplugs blocks that it chooses at random.
 #[derive(Debug)]
 pub struct Churn {
     random: fastrand::Rng,
+    /// What this has plugged and not unplugged, in no order.
+    plugged: Vec<(u32, BlockKind)>,
     /// One in this many plugs is of a volatile block, which is later taken out
     /// unasked. 0: none.
     pub volatile_one_in: u32,
@@ -29,14 +32,14 @@ impl Churn {
     pub fn new(seed: u64) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),
+            plugged: Vec::new(),
             volatile_one_in: 4,
         }
     }
 
-    /// Plugs and unplugs until `stop` is set, then unplugs everything. Blocks
-    /// meanwhile; after setting `stop`, call
-    /// [`HotplugController::wake`](crate::devices::HotplugController::wake) if the
-    /// guest may have stopped too.
+    /// Plugs and unplugs until `stop` is set or `guest_ended` returns true, then
+    /// unplugs what it has plugged. Blocks meanwhile; when the guest has ended,
+    /// call [`HotplugController::wake`](crate::devices::HotplugController::wake).
     ///
     /// Ends with the first error. What had happened is in `report` either way.
     pub fn run(
@@ -48,27 +51,24 @@ impl Churn {
     ) -> Result<(), HotplugError> {
         while !stop.load(Ordering::Relaxed) && !guest_ended() {
             if region.blocks() == 0 {
-                // Nothing to choose from: only the end is waited for.
                 std::thread::sleep(IDLE);
                 continue;
             }
-            let plugged = region.plugged();
             // The more there is, the likelier the next one goes.
-            let is_plug = self.random.u32(0..region.blocks()) >= plugged.len() as u32;
-            if is_plug {
+            if self.random.u32(0..region.blocks()) >= self.plugged.len() as u32 {
                 self.plug_one(region, report)?;
             } else {
-                let (block, kind) = plugged[self.random.usize(0..plugged.len())];
+                let chosen = self.random.usize(0..self.plugged.len());
+                let (block, kind) = self.plugged.swap_remove(chosen);
                 unplug_one(region, block, kind, guest_ended, report)?;
             }
         }
-        let left = region.plugged();
+        let left = std::mem::take(&mut self.plugged);
         // All at once, so that the guest gives them back in one round.
-        for (block, _) in left
-            .iter()
-            .filter(|(_, kind)| *kind == BlockKind::Cooperative)
-        {
-            region.controller.ask_back(*block);
+        for (block, kind) in &left {
+            if *kind == BlockKind::Cooperative {
+                region.controller.ask_back(*block);
+            }
         }
         for (block, kind) in left {
             unplug_one(region, block, kind, guest_ended, report)?;
@@ -89,10 +89,14 @@ impl Churn {
             BlockKind::Cooperative
         };
         match region.plug(block, kind) {
-            Ok(plug) => report.plugged(&plug),
-            // Another choice next time. The guest needs a moment for the second.
+            Ok(plug) => {
+                report.plugged(&plug);
+                self.plugged.push((block, kind));
+            }
+            // Another choice next time.
             Err(HotplugError::Plugged { .. }) => {}
-            Err(HotplugError::Resting { .. }) => std::thread::yield_now(),
+            // The guest needs a moment.
+            Err(HotplugError::Resting { .. }) => std::thread::sleep(IDLE),
             Err(error) => return Err(error),
         }
         Ok(())

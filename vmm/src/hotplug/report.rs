@@ -34,6 +34,6 @@ pub struct UnplugReport {
     /// Giving the memory back to the host.
     pub munmap: Duration,
     /// If the host refused to unmap it: the memory was given back all the same,
-    /// the host addresses were not.
+    /// the host addresses were not. Or if somebody keeps a reference to it.
     pub unmap_error: Option<io::Error>,
 }

@@ -1,12 +1,13 @@
 //! Unplugging a block.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
 use crate::kvm::{MemSlot, SlotError};
-use crate::memory::{Backing, Mapping};
+use crate::memory::Backing;
 use crate::mm::{DrainReport, Published};
 
 /// Whether the guest is asked before a block is taken out.
@@ -139,18 +140,22 @@ impl HotplugRegion {
     }
 }
 
-/// Gives memory back to the host, and says so if it could not be unmapped.
-fn give_back(removed: impl Iterator<Item = Backing>) -> Option<std::io::Error> {
+/// Gives memory back to the host, and says so if that could not be done.
+fn give_back(removed: impl Iterator<Item = Backing>) -> Option<io::Error> {
     let mut error = None;
     for backing in removed {
         let (Backing::Ram(memory) | Backing::Rom(memory)) = backing else {
             continue;
         };
-        // The map and the memslot had the only other references.
-        let memory: Option<Mapping> = Arc::into_inner(memory);
-        if let Some(Err(e)) = memory.map(Mapping::unmap) {
-            error = Some(e);
-        }
+        // The map and the memslot had a reference each; who took another out of a
+        // guard has broken the rules, and the host gets the memory when it goes.
+        let given_back = match Arc::into_inner(memory) {
+            Some(memory) => memory.unmap(),
+            None => Err(io::Error::other(
+                "somebody still has a reference to the memory",
+            )),
+        };
+        error = given_back.err().or(error);
     }
     error
 }

@@ -120,7 +120,9 @@ pub enum VcpuError {
     },
     /// `EHWPOISON`.
     #[error(
-        "vCPU {vcpu} met broken host memory, GPA {gpa:#x?}, rip {rip:#x}: replace the host's memory; `dmesg` names it"
+        "vCPU {vcpu} met broken host memory{}{}, rip {rip:#x}: replace the host's memory; `dmesg` names it",
+        .gpa.map_or(String::new(), |at| format!(", GPA {at:#x}")),
+        .host.map_or(String::new(), |at| format!(", host address {at:#x}"))
     )]
     HardwarePoison {
         /// The vCPU.
@@ -129,6 +131,8 @@ pub enum VcpuError {
         rip: u64,
         /// Where, if KVM says so.
         gpa: Option<u64>,
+        /// The host address, if it came by signal.
+        host: Option<usize>,
     },
     /// An exit that nothing here asked for.
     #[error("vCPU {vcpu} came back with exit {reason} ({}), which nothing here expects, rip {rip:#x}", exit_name(*.reason))]
@@ -287,8 +291,9 @@ mod tests {
                     vcpu: 3,
                     rip: 0x1234,
                     gpa: Some(0x7000),
+                    host: Some(0x8000),
                 },
-                vec!["0x7000"],
+                vec!["GPA 0x7000", "host address 0x8000"],
             ),
             (
                 VcpuError::Unexpected {

@@ -92,6 +92,7 @@ pub(super) unsafe fn error(vcpu: u32, run: *const kvm_run, source: std::io::Erro
             vcpu,
             rip,
             gpa: f.map(|f| f.gpa),
+            host: None,
         },
         (Some(libc::EFAULT), Some(f)) => VcpuError::MemoryFault {
             vcpu,

@@ -149,8 +149,12 @@ pub(super) struct Armed {
 /// # Safety
 /// The byte is valid until the result is dropped.
 pub(super) unsafe fn arm(byte: *const AtomicU8) -> Armed {
+    let before = IMMEDIATE_EXIT.replace(byte);
+    // What the caller does next must not come before that: the signal is handled
+    // on this very thread, so only the compiler could reorder.
+    std::sync::atomic::compiler_fence(SeqCst);
     Armed {
-        before: IMMEDIATE_EXIT.replace(byte),
+        before,
         _not_send: PhantomData,
     }
 }

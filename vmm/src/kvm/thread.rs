@@ -24,6 +24,7 @@ use super::group::Ticket;
 use super::handler::{Closure, End, Ended, Handler, panic_message, run};
 use super::kick::{self, KickError};
 use super::vcpu::{Registers, Vcpu};
+use crate::memory::sigbus;
 
 /// Why a vCPU's thread could not start.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,7 @@ impl<B: Send + 'static> VcpuThread<B> {
             // SAFETY: the byte is in the vCPU's run page, which stays mapped
             // until after `armed` is dropped, below.
             let armed = unsafe { kick::arm(vcpu.immediate_exit()) };
+            sigbus::watch_vcpu();
             // A kick that came before that found nothing to set.
             if of_thread.kick.load(SeqCst) {
                 vcpu.immediate_exit().store(1, SeqCst);

@@ -27,6 +27,7 @@ use super::ioctls::KVM_RUN;
 use super::run_page::RunPage;
 use super::stats::{Stats, StatsError};
 use super::vm::{Vm, VmInner};
+use crate::memory::sigbus;
 
 /// The general registers, `rip` and `rflags`.
 pub type Registers = kvm_bindings::kvm_regs;
@@ -155,11 +156,25 @@ impl Vcpu {
                 // Cleared before anyone looks at why: a kick from here on sets
                 // it again and is seen by the next run.
                 self.page.immediate_exit().store(0, SeqCst);
+                if let Some(host) = sigbus::take_poison() {
+                    return Err(self.poisoned(host));
+                }
                 // SAFETY: KVM does not run while the result borrows `self`.
                 Ok((Exit::Interrupted, unsafe { exit::registers(&self.page) }))
             }
             // SAFETY: KVM_RUN has just failed, on the page that `self` keeps.
             _ => Err(unsafe { failure::error(self.id, self.page.as_ptr(), e) }),
+        }
+    }
+
+    fn poisoned(&self, host: usize) -> VcpuError {
+        // SAFETY: KVM_RUN has just returned, on the page that `self` keeps.
+        let rip = unsafe { exit::registers(&self.page) }.rip;
+        VcpuError::HardwarePoison {
+            vcpu: self.id,
+            rip,
+            gpa: None,
+            host: Some(host),
         }
     }
 

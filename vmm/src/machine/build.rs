@@ -10,10 +10,10 @@ use super::exit_path::Shared;
 use super::guest_pages::{GuestPages, Task};
 use super::layout::Layout;
 use super::{MachineConfig, MachineError, image};
-use crate::devices::{ExitDevice, HotplugController, SerialConsole, TestDevice};
+use crate::devices::{Console, ExitDevice, HotplugController, SerialConsole, TestDevice};
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
-use crate::kvm::{HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
+use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
 use crate::memory::{Device, GuestSpace, Mapping};
 use crate::mm::{AddrRange, KillFlag};
 
@@ -24,9 +24,13 @@ pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) shared: Arc<Shared>,
     pub(super) test_device: Arc<TestDevice>,
-    pub(super) controller: Arc<HotplugController>,
     pub(super) region: Arc<HotplugRegion>,
     pub(super) pages: GuestPages,
+    pub(super) serial: Arc<SerialConsole>,
+    /// Taken when the run ends.
+    pub(super) console: Option<Console>,
+    /// Whether KVM says that it counts exits.
+    pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
     _slots: Vec<MemSlot>,
 }
@@ -43,9 +47,15 @@ impl Machine {
         let host = HostLimits {
             vcpus: kvm.max_vcpus(),
             slots: kvm.max_slots(),
-            memory: memory.cgroup_limit.unwrap_or(u64::MAX).min(memory.total),
+            // Unknown where there is no /proc.
+            memory: match memory.total {
+                0 => u64::MAX,
+                total => memory.cgroup_limit.unwrap_or(u64::MAX).min(total),
+            },
             physical_bits: kvm.physical_bits(),
         };
+        let is_there = |found: &Found| found.capability.name == "BINARY_STATS_FD" && found.is_met();
+        let kvm_counts = kvm.capabilities().iter().any(is_there);
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
         let vm = Arc::new(Vm::new(&kvm)?);
@@ -68,8 +78,9 @@ impl Machine {
             memory.map_device(range(gpa, len), device)?;
         }
         let ports = Arc::new(GuestSpace::ports());
-        let serial = SerialConsole::new(console);
-        ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial)?;
+        let console = Console::new(console).map_err(MachineError::Console)?;
+        let serial = SerialConsole::new(console.input());
+        ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial.clone())?;
 
         let pages = GuestPages::new(low, &layout);
         let vcpus = vcpus(&vm, &config, &layout, image.entry)?;
@@ -91,10 +102,11 @@ impl Machine {
             u32::try_from(blocks).expect("checked against the number of memslots"),
         ));
         let shared = Shared {
+            vcpus: vcpu_count,
             memory,
             ports,
             exit_device,
-            controller: controller.clone(),
+            controller,
             kill: KillFlag::new(),
         };
         let shared = Arc::new(shared);
@@ -103,9 +115,11 @@ impl Machine {
             vcpus,
             shared,
             test_device,
-            controller,
             region,
             pages,
+            serial,
+            console: Some(console),
+            kvm_counts,
             _slots: slots,
         })
     }

@@ -200,7 +200,13 @@ impl MemoryConfig {
                 block,
             });
         }
-        for (what, asked) in [("size", size), ("hotplug_size", hotplug_size)] {
+        let all = size.saturating_add(hotplug_size);
+        let sizes = [
+            ("size", size),
+            ("hotplug_size", hotplug_size),
+            ("size and hotplug_size together", all),
+        ];
+        for (what, asked) in sizes {
             if asked > host.memory {
                 return Err(ConfigError::BeyondHost {
                     what,
@@ -322,6 +328,9 @@ mod tests {
             big,
             Err(ConfigError::BeyondHost { what: "size", .. })
         ));
+        let big = memory(5 << 30, 5 << 30, 2 << 20);
+        let together = "size and hotplug_size together";
+        assert!(matches!(big, Err(ConfigError::BeyondHost { what, .. }) if what == together));
         let big = memory(PAGE, 1 << 60, PAGE);
         assert!(matches!(
             big,

@@ -63,6 +63,9 @@ pub enum MachineError {
     /// The map refused a region: two devices or memories overlap.
     #[error("laying out the guest's address space: {0}")]
     Map(#[from] WriteError),
+    /// The thread that writes the guest's console could not be started.
+    #[error("no thread for the guest's console could be started: {0}")]
+    Console(io::Error),
     /// The signal handler for faults on guest memory could not be installed.
     #[error("no handler for SIGBUS could be installed: {0}")]
     Sigbus(io::Error),
@@ -72,6 +75,6 @@ impl MachineError {
     /// Whether what was asked for is wrong, or this host cannot do it; as opposed
     /// to something that went wrong on the way.
     pub fn is_usage(&self) -> bool {
-        !matches!(self, Self::Thread(_))
+        !matches!(self, Self::Thread(_) | Self::Console(_) | Self::Sigbus(_))
     }
 }

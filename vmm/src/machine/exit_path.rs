@@ -8,14 +8,16 @@ use std::time::Instant;
 use gracefault_guest::abi::{self, device};
 
 use crate::devices::{ExitDevice, Fate, HotplugController};
-use crate::kvm::{Exit, Registers, VcpuError, VcpuHandler};
-use crate::memory::{Access, AccessError, GuestSpace, Served};
+use crate::kvm::{Exit, Registers, VcpuHandler};
+use crate::memory::{Access, AccessError, GuestSpace};
 use crate::mm::{KillFlag, LookupError};
 use crate::trace::{ExitKind, VcpuTrace};
 
 /// What the vCPUs of a machine share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// How many there are.
+    pub(super) vcpus: usize,
     pub(super) memory: Arc<GuestSpace>,
     pub(super) ports: Arc<GuestSpace>,
     pub(super) exit_device: Arc<ExitDevice>,
@@ -41,7 +43,7 @@ pub(super) struct Ended {
     pub(super) trace: VcpuTrace,
     /// Accesses to each device's range, second fragments left out.
     pub(super) accesses: [u64; device::COUNT],
-    /// Accesses to the serial console's ports.
+    /// Bytes sent to the serial console.
     pub(super) serial: u64,
 }
 
@@ -64,7 +66,7 @@ impl ExitPath {
         forget_one: bool,
     ) -> Self {
         let ended = Ended {
-            trace: VcpuTrace::default(),
+            trace: VcpuTrace::for_one_of(shared.vcpus),
             accesses: [0; device::COUNT],
             serial: 0,
         };
@@ -146,10 +148,8 @@ impl ExitPath {
                 }
                 Err(error) => return ControlFlow::Break(Ending::Access(error)),
             };
-            let to_serial = last.vma == Some(u64::from(abi::SERIAL_PORT));
-            // Whether the console could keep the byte is none of the guest's concern.
-            let answered = matches!(last.served, Served::Device | Served::DeviceFailed);
-            self.ended.serial += u64::from(to_serial && answered);
+            let sends = kind == ExitKind::PioOut && port == u64::from(abi::SERIAL_PORT);
+            self.ended.serial += u64::from(sends);
         }
         self.ended
             .trace
@@ -217,10 +217,6 @@ impl VcpuHandler for ExitPath {
                 ControlFlow::Continue(())
             }
         }
-    }
-
-    fn error(&mut self, error: VcpuError) -> Result<(), VcpuError> {
-        Err(error)
     }
 }
 

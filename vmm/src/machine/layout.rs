@@ -49,11 +49,10 @@ impl Layout {
         let high_end = HIGH_GPA + (memory.size - low_end);
         let hotplug_start = high_end.next_multiple_of(memory.block.max(GIB));
         let end = u128::from(hotplug_start) + u128::from(memory.hotplug_size);
-        if end > 1 << host.physical_bits.min(47) {
-            return Err(ConfigError::PastEnd {
-                end,
-                bits: host.physical_bits,
-            });
+        // The guest's identity map ends with the lower half of its addresses.
+        let bits = host.physical_bits.min(47);
+        if end > 1 << bits {
+            return Err(ConfigError::PastEnd { end, bits });
         }
         let hotplug_end = hotplug_start + memory.hotplug_size;
         let mapped_end = hotplug_end.next_multiple_of(GIB);

@@ -27,6 +27,7 @@ pub use build::Machine;
 pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
 pub use error::MachineError;
 pub use report::{
-    ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict,
+    ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RefusedReport, RunReport,
+    VcpuReport, Verdict,
 };
 pub use run::{Progress, StopRequest};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::MemoryConfig;
+use crate::devices::ConsoleReport;
 use crate::hotplug::OpSummary;
 use crate::trace::{ExitKind, Summary};
 
@@ -46,6 +47,10 @@ pub struct RunReport {
     pub exits: Vec<ExitRow>,
     /// How the lookups of all exits went.
     pub lookups: LookupReport,
+    /// Accesses that nothing, or no device, took.
+    pub refused: RefusedReport,
+    /// How the guest's console fared.
+    pub console: ConsoleReport,
     /// Plugs and unplugs; `None` if none were to be made.
     pub hotplug: Option<HotplugReport>,
     /// The guest's own figures, all vCPUs together; `None` if no vCPU of it told.
@@ -111,6 +116,17 @@ pub struct LookupReport {
     pub waited: Summary,
     /// Found nothing mapped.
     pub none: u64,
+}
+
+/// Accesses that nothing, or no device, took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RefusedReport {
+    /// Found nothing mapped: read as all ones, or were dropped.
+    pub unmapped: u64,
+    /// Writes to ROM, dropped.
+    pub rom_writes: u64,
+    /// A device refused, failed or panicked: all ones, or dropped.
+    pub device_failures: u64,
 }
 
 /// Plugs and unplugs.

@@ -11,11 +11,14 @@ use super::verdict::{self, Outcome};
 use super::{Machine, MachineError, RunReport, Sabotage};
 use crate::devices::Fate;
 use crate::hotplug::{Churn, ChurnReport, HotplugError};
-use crate::kvm::{Ended, VcpuGroup};
+use crate::kvm::{Ended, VcpuGroup, VcpuThread};
 use crate::memory::sigbus;
 
 /// How often a running machine is looked at.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long the end of a run waits for whoever reads the guest's console.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks a running machine to stop, from any thread or signal handler.
 #[derive(Debug, Default)]
@@ -116,9 +119,10 @@ impl Machine {
         let (cause, figures, ended, churned) = thread::scope(|scope| {
             let churn = self.config.churn.then(|| {
                 let run = || self.churn(&churn_stop, &guest_ended, &churn_report);
-                thread::Builder::new()
-                    .name("hotplug".to_owned())
+                let thread = thread::Builder::new().name("hotplug".to_owned());
+                thread
                     .spawn_scoped(scope, run)
+                    .inspect_err(|_| self.pages.ask_to_end())
             });
             let mut watch = Watch {
                 machine: &self,
@@ -132,11 +136,13 @@ impl Machine {
                 shared: &self.shared,
             };
             let (cause, mut figures) = watch.until_the_end(&handed_in, &churn_stop);
+            // First this: a lookup that is told not to wait any more answers with
+            // all ones, and no guest may go on with that.
+            group.threads().iter().for_each(VcpuThread::request_stop);
             drop(ends);
             let ended = group.stop();
             // What the vCPUs that were stopped just now had recorded.
             figures.extend(handed_in);
-            self.controller.wake();
             let churned = churn.map(|thread| match thread {
                 Ok(thread) => thread
                     .join()
@@ -146,6 +152,11 @@ impl Machine {
             (cause, figures, ended, churned)
         });
         let time = start.elapsed();
+        self.serial.end_line();
+        let console = self
+            .console
+            .take()
+            .map(|console| console.finish(CONSOLE_PATIENCE));
         let churn = churn_report
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
@@ -156,6 +167,7 @@ impl Machine {
             ended,
             churn,
             churned,
+            console: console.unwrap_or_default(),
         };
         Ok(verdict::judge(&self, outcome))
     }

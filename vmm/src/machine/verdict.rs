@@ -7,10 +7,12 @@ use gracefault_guest::abi::{Workload, device};
 
 use super::exit_path::{Ended as Figures, Ending};
 use super::guest_pages::GuestVcpu;
-use super::report::{GuestReport, HotplugReport, LookupReport, RunReport, VcpuReport, Verdict};
+use super::report::{
+    GuestReport, HotplugReport, LookupReport, RefusedReport, RunReport, VcpuReport, Verdict,
+};
 use super::run::{Cause, ChurnError, VcpuEnd};
 use super::{Machine, Sabotage, exit_table};
-use crate::devices::Fate;
+use crate::devices::{ConsoleReport, Fate};
 use crate::hotplug::ChurnReport;
 use crate::kvm::End;
 use crate::trace::VcpuTrace;
@@ -27,6 +29,7 @@ pub(super) struct Outcome {
     pub(super) ended: Vec<VcpuEnd>,
     pub(super) churn: ChurnReport,
     pub(super) churned: Option<Result<(), ChurnError>>,
+    pub(super) console: ConsoleReport,
 }
 
 /// What was found wrong, and what could not be checked.
@@ -95,6 +98,12 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
             waited: all.waits.summary(),
             none: all.lookups_none,
         },
+        refused: RefusedReport {
+            unmapped: all.unmapped,
+            rom_writes: all.rom_writes,
+            device_failures: all.device_failures,
+        },
+        console: outcome.console.clone(),
         hotplug: machine.config.churn.then(|| HotplugReport {
             plug: churn.plug.summary(),
             unplug: churn.unplug.summary(),
@@ -108,23 +117,12 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
 
 fn judge_cause(machine: &Machine, outcome: &Outcome, judgement: &mut Judgement) {
     if outcome.cause == Cause::Timeout {
-        let mut finding = format!(
-            "the guest did not end within {:?}; it was at",
-            machine.config.timeout
-        );
-        for end in &outcome.ended {
-            match (&end.end, end.rip) {
-                (End::Stopped, Some(rip)) => {
-                    finding += &format!(" rip {rip:#x} (vCPU {}),", end.id)
-                }
-                (End::Stopped, None) => finding += &format!(" an unknown rip (vCPU {}),", end.id),
-                _ => finding += &format!(" its end (vCPU {}),", end.id),
-            }
-        }
-        finding.truncate(finding.len() - 1);
-        judgement
-            .findings
-            .push(finding + "; give it longer (--timeout), or see why it hangs");
+        judgement.findings.push(format!(
+            "the guest did not end within {:?}; it was at {}; give it longer (--timeout), or see \
+             why it hangs",
+            machine.config.timeout,
+            whereabouts(&outcome.ended)
+        ));
     }
     if let Some(Err(error)) = &outcome.churned {
         judgement.findings.push(error.to_string());
@@ -135,6 +133,38 @@ fn judge_cause(machine: &Machine, outcome: &Outcome, judgement: &mut Judgement) 
             .push("a byte was flipped on purpose".to_owned());
     }
 }
+
+/// Where each vCPU was, those at one place together.
+fn whereabouts(ended: &[VcpuEnd]) -> String {
+    let mut places: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for end in ended {
+        let place = match (&end.end, end.rip) {
+            (End::Stopped, Some(rip)) => format!("rip {rip:#x}"),
+            (End::Stopped, None) => "an unknown rip".to_owned(),
+            _ => "its end".to_owned(),
+        };
+        places.entry(place).or_default().push(end.id);
+    }
+    let mut places: Vec<_> = places.into_iter().collect();
+    places.sort_by_key(|(_, vcpus)| std::cmp::Reverse(vcpus.len()));
+    let shown = places.iter().take(MAX_PLACES).map(|(place, vcpus)| {
+        let some: Vec<_> = vcpus.iter().take(MAX_PLACES).map(u32::to_string).collect();
+        let (plural, more) = match vcpus.len() {
+            1 => ("", String::new()),
+            n if n > MAX_PLACES => ("s", format!(" and {} more", n - MAX_PLACES)),
+            _ => ("s", String::new()),
+        };
+        format!("{place} (vCPU{plural} {}{more})", some.join(", "))
+    });
+    let mut text = shown.collect::<Vec<_>>().join(", ");
+    if places.len() > MAX_PLACES {
+        text += &format!(" and {} other places", places.len() - MAX_PLACES);
+    }
+    text
+}
+
+/// Places that a message names, and vCPUs at each.
+const MAX_PLACES: usize = 8;
 
 fn judge_vcpu(
     machine: &Machine,
@@ -152,20 +182,13 @@ fn judge_vcpu(
         judgement.findings.push(format!("vCPU {id} {sentence}"));
     }
 
-    let kvm_mmio_exits = end
-        .vcpu
-        .stats()
-        .ok()
-        .and_then(|stats| stats.read("mmio_exits"));
-    match kvm_mmio_exits {
-        Some(kvm) => judgement.equal(
+    let kvm_mmio_exits = kvm_mmio_exits(machine, end, judgement);
+    if let Some(kvm) = kvm_mmio_exits {
+        judgement.equal(
             format_args!("MMIO exits of vCPU {id}"),
             (trace.mmio_exits, "the VMM"),
             (kvm, "KVM"),
-        ),
-        None => judgement.unchecked.push(format!(
-            "vCPU {id}: this KVM does not count MMIO exits (KVM_GET_STATS_FD)"
-        )),
+        );
     }
 
     if told.done {
@@ -200,6 +223,23 @@ fn judge_vcpu(
         device_accesses: by_device(figures.accesses),
         guest_device_accesses: told.done.then(|| by_device(told.accesses)),
     }
+}
+
+/// KVM's own count. Where KVM offers it, not to get it is a finding.
+fn kvm_mmio_exits(machine: &Machine, end: &VcpuEnd, judgement: &mut Judgement) -> Option<u64> {
+    let why = match end.vcpu.stats() {
+        Ok(stats) => match stats.read("mmio_exits") {
+            Some(count) => return Some(count),
+            None => "it does not say mmio_exits".to_owned(),
+        },
+        Err(error) => error.to_string(),
+    };
+    let missing = format!("vCPU {}: KVM's count of MMIO exits: {why}", end.id);
+    match machine.kvm_counts {
+        true => judgement.findings.push(missing),
+        false => judgement.unchecked.push(missing),
+    }
+    None
 }
 
 /// The guest's final counts against ours.

@@ -268,7 +268,7 @@ impl GuestSpace {
         if log::log_enabled!(log::Level::Info)
             && let Some(more) = self.complaints.pass()
         {
-            log::debug!(
+            log::info!(
                 "{}: {what} ({more} such messages held back)",
                 self.mm.name()
             );

@@ -30,10 +30,10 @@ impl LogLimit {
     pub fn pass(&self) -> Option<u64> {
         let now = self.start.elapsed();
         let at = self.next.load(Ordering::Relaxed);
-        let due = (now.as_nanos() as u64) < at;
+        let is_due = now.as_nanos() as u64 >= at;
         let next = (now + self.interval).as_nanos() as u64;
         // Of several threads that are due, the one that moves `next` passes.
-        let moved = !due
+        let moved = is_due
             && self
                 .next
                 .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed)

@@ -5,8 +5,9 @@
 //! Here each copy to or from guest memory runs inside [`guarded`], which notes
 //! the bytes it touches in a thread-local cell. The handler, if the fault lies
 //! there, puts a page of zeroes under it and lets the copy go on; `guarded` then
-//! reports a [`Fault`]. A SIGBUS anywhere else is none of ours and ends the
-//! process as before.
+//! reports a [`Fault`]. On a thread that runs a vCPU ([`watch_vcpu`]), poisoned
+//! memory that the guest touches is noted too. A SIGBUS anywhere else is none of
+//! ours and goes where it went before.
 //!
 //! [`install`] is opt-in, since a signal handler belongs to the process: a VMM
 //! that has one of its own calls [`handle`] from it instead.
@@ -16,7 +17,9 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::Once;
+use std::sync::OnceLock;
+
+use libc::{c_int, c_void};
 
 /// The host had no page to give for an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,39 +107,107 @@ pub fn handle(addr: usize) -> bool {
     true
 }
 
-/// Installs a handler for SIGBUS in this process, once. What is not ours then
-/// gets the default action, which ends the process.
+/// Installs a handler for SIGBUS in this process, once. What is not ours goes to
+/// the handler that was there before.
 pub fn install() -> io::Result<()> {
-    static ONCE: Once = Once::new();
-    let mut result = Ok(());
-    ONCE.call_once(|| {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        let action = action.as_mut_ptr();
-        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
-            on_sigbus;
-        // SAFETY: `action` points to a zeroed `sigaction`, for which zeroes are a
-        // valid value; the handler calls only async-signal-safe functions.
-        let code = unsafe {
-            (*action).sa_sigaction = handler as *const () as usize;
-            (*action).sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            libc::sigaction(libc::SIGBUS, action, ptr::null_mut())
+    static RESULT: OnceLock<Result<(), i32>> = OnceLock::new();
+    let result = RESULT.get_or_init(|| {
+        let errno = || {
+            io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EINVAL)
         };
-        if code != 0 {
-            result = Err(io::Error::last_os_error());
+        let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: only reads the disposition, into a place of the right type.
+        if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), before.as_mut_ptr()) } != 0 {
+            return Err(errno());
+        }
+        // SAFETY: filled in by the call above; zeroes would be valid too.
+        let before = unsafe { before.assume_init() };
+        // Kept before our handler can run. Only this closure, which runs once, does.
+        let _ = BEFORE.set(before);
+        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
+        let mut action = before;
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: `action` is a valid disposition, whose handler calls only
+        // async-signal-safe functions.
+        match unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(errno()),
         }
     });
-    result
+    result.map_err(io::Error::from_raw_os_error)
 }
 
-extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+/// Who handled SIGBUS before [`install`].
+static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+
+extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid siginfo, and SIGBUS fills in the address.
-    let addr = unsafe { (*info).si_addr() } as usize;
-    if !handle(addr) {
-        // SAFETY: both are async-signal-safe. With the default action back in
-        // place the access faults again on return, and the process ends as it
-        // would have without us.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let (code, addr) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    // A code of 0 or less: not a fault, but somebody's `kill`.
+    if code > 0 && (handle(addr) || note_poison(code, addr)) {
+        return;
     }
+    let before = BEFORE
+        .get()
+        .map(|before| (before.sa_sigaction, before.sa_flags));
+    match before {
+        Some((handler, flags)) if handler != libc::SIG_DFL && handler != libc::SIG_IGN => {
+            if flags & libc::SA_SIGINFO != 0 {
+                // SAFETY: with this flag, that is the type of the handler that
+                // somebody installed for this signal.
+                let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                    unsafe { std::mem::transmute(handler) };
+                handler(signal, info, context);
+            } else {
+                // SAFETY: as above, without the flag.
+                let handler: extern "C" fn(c_int) = unsafe { std::mem::transmute(handler) };
+                handler(signal);
+            }
+        }
+        _ => {
+            // SAFETY: both are async-signal-safe. The signal is blocked while its
+            // handler runs, so it comes again, to the default action, on return.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread runs a vCPU, and the poisoned host address that the
+    /// vCPU met, if any.
+    static VCPU: Cell<(bool, usize)> = const { Cell::new((false, 0)) };
+}
+
+/// Tells that this thread runs a vCPU, so that poisoned memory that the *guest*
+/// touches is noted for [`take_poison`] in place of ending the process. KVM sends
+/// SIGBUS for it and lets `KVM_RUN` return `EINTR`.
+pub fn watch_vcpu() {
+    VCPU.set((true, 0));
+}
+
+/// The host address of the poisoned memory that this thread's vCPU met since the
+/// last call.
+pub fn take_poison() -> Option<usize> {
+    let (watched, addr) = VCPU.get();
+    VCPU.set((watched, 0));
+    (addr != 0).then_some(addr)
+}
+
+/// Notes poison met by a vCPU of this thread. Not for poison that was found in
+/// memory that nobody needed just now (`BUS_MCEERR_AO`).
+fn note_poison(code: c_int, addr: usize) -> bool {
+    let (watched, _) = VCPU.get();
+    let is_ours = watched && code == libc::BUS_MCEERR_AR;
+    if is_ours {
+        VCPU.set((true, addr.max(1)));
+    }
+    is_ours
 }
 
 #[cfg(test)]
@@ -179,6 +250,15 @@ mod tests {
         assert_eq!(read(page + 7), Ok(0));
         // SAFETY: unmaps what was mapped above.
         unsafe { libc::munmap(addr.cast(), 2 * page) };
+    }
+
+    #[test]
+    fn poison_is_noted_on_threads_that_run_a_vcpu() {
+        assert!(!note_poison(libc::BUS_MCEERR_AR, 0x5000));
+        watch_vcpu();
+        assert!(!note_poison(libc::BUS_MCEERR_AO, 0x5000));
+        assert!(note_poison(libc::BUS_MCEERR_AR, 0x5000));
+        assert_eq!((take_poison(), take_poison()), (Some(0x5000), None));
     }
 
     #[test]

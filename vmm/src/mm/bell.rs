@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::AddrRange;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use super::sync::{self, Condvar, Mutex, lock};
+use super::sync::{self, Condvar, Mutex, lock, mutant};
 
 /// What readers ring when they leave and a writer sleeps.
 ///
@@ -49,7 +49,7 @@ impl Bell {
     fn wake(&self, addr: u64) {
         let low = self.low.load(Ordering::Relaxed);
         let high = self.high.load(Ordering::Relaxed);
-        if (low..=high).contains(&addr) && !cfg!(gracefault_mutant = "wake-writer") {
+        if (low..=high).contains(&addr) && !mutant("wake-writer") {
             drop(lock(&self.bed));
             self.rung.notify_all();
         }

@@ -11,8 +11,8 @@ use super::maplock::MapLock;
 use super::node::Child;
 use super::registry::Registry;
 use super::slot::Slot;
-use super::sync::Mutex;
 use super::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use super::sync::{Mutex, unless};
 use super::{AddrRange, MmStats, Payload};
 
 /// An address space. The words that every lookup loads come first; only a writer
@@ -92,16 +92,12 @@ impl<T: Payload> Core<T> {
     /// The tree in force.
     #[inline]
     pub(super) fn root(&self) -> Child<T> {
-        Child::from_raw(self.root.load(Ordering::Acquire))
+        Child::from_raw(self.root.load(unless("root-acquire", Ordering::Acquire)))
     }
 
     /// Puts a version in force.
     pub(super) fn set_root(&self, root: Child<T>) {
-        let order = if cfg!(gracefault_mutant = "publish-release") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Release
-        };
+        let order = unless("publish-release", Ordering::Release);
         self.root.store(root.into_raw(), order);
     }
 

@@ -27,7 +27,7 @@ use super::core::Core;
 use super::entry::Entry;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
-use super::sync::{Watch, full_fence, thread};
+use super::sync::{Watch, full_fence, mutant, thread};
 use super::{AddrRange, DrainReport, Holder, Payload};
 
 /// Scans before the first sleep: a walk is over in less time than sleep takes.
@@ -153,7 +153,7 @@ impl<T: Payload> Drain<'_, T> {
     /// Opens section `self.seq`, with `slots` for its write set.
     fn lock(&self, slots: &[*const Slot<T>]) {
         for slot in slots {
-            if cfg!(gracefault_mutant = "piecemeal") {
+            if mutant("piecemeal") {
                 self.core.seq.store(self.seq, Ordering::Release);
             }
             // SAFETY: in the tree in force, which stays so as the calling thread
@@ -161,14 +161,14 @@ impl<T: Payload> Drain<'_, T> {
             unsafe { &**slot }.mark(self.seq);
         }
         self.core.seq.store(self.seq, Ordering::Release);
-        if !cfg!(gracefault_mutant = "writer-fence") {
+        if !mutant("writer-fence") {
             full_fence();
         }
     }
 
     /// Scans once, and notes whom it found.
     fn is_clear(&mut self) -> bool {
-        if self.members.ranges.is_empty() || cfg!(gracefault_mutant = "drain") {
+        if self.members.ranges.is_empty() || mutant("drain") {
             return true;
         }
         let moves = self.core.writer.moves.load(Ordering::Acquire);
@@ -191,6 +191,8 @@ impl<T: Payload> Drain<'_, T> {
                     });
             }
         }
-        clear && self.core.writer.moves.load(Ordering::Acquire) == moves
+        // Whoever moved a hold bumped the count before giving the old one up; and
+        // that was acquired where this scan found it gone.
+        clear && self.core.writer.moves.load(Ordering::Relaxed) == moves
     }
 }

@@ -2,7 +2,7 @@
 
 use super::HoldKind;
 use super::sync::atomic::{AtomicU64, Ordering};
-use super::sync::{self};
+use super::sync::{self, mutant, unless};
 
 const EMPTY: u64 = 0;
 const WALK: u64 = 2;
@@ -55,7 +55,7 @@ impl Entry {
     /// emptied it.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.state.load(Ordering::Acquire) == EMPTY
+        self.state.load(unless("vacant-acquire", Ordering::Acquire)) == EMPTY
     }
 
     /// Publishes a walk to `addr`, with a full fence.
@@ -96,11 +96,7 @@ impl Entry {
     /// a writer does that sees it.
     #[inline]
     pub(super) fn clear(&self) {
-        let order = if cfg!(gracefault_mutant = "release") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Release
-        };
+        let order = unless("release", Ordering::Release);
         self.state.store(EMPTY, order);
     }
 
@@ -112,11 +108,7 @@ impl Entry {
 
     /// What it says. The address is that of the state or a later one.
     pub(super) fn load(&self) -> (State, u64) {
-        let order = if cfg!(gracefault_mutant = "drain-acquire") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Acquire
-        };
+        let order = unless("drain-acquire", Ordering::Acquire);
         let state = match self.state.load(order) {
             EMPTY => State::Empty,
             WALK => State::Walk,
@@ -134,7 +126,7 @@ impl State {
     pub(super) fn delays(self, seq: u64) -> bool {
         match self {
             Self::Empty | Self::Bare => false,
-            Self::Wait(other) => other != seq && !cfg!(gracefault_mutant = "later-mark"),
+            Self::Wait(other) => other != seq && !mutant("later-mark"),
             Self::Walk | Self::Hold | Self::Pin => true,
         }
     }
@@ -144,7 +136,7 @@ impl State {
     pub(super) fn walks(self) -> bool {
         match self {
             Self::Walk | Self::Bare => true,
-            Self::Wait(_) => !cfg!(gracefault_mutant = "grace-waiters"),
+            Self::Wait(_) => !mutant("grace-waiters"),
             Self::Empty | Self::Hold | Self::Pin => false,
         }
     }

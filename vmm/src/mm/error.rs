@@ -56,7 +56,8 @@ pub enum WriteError {
         /// The VMA's.
         existing: AddrRange,
     },
-    /// There is no VMA with exactly this range.
+    /// There is nothing to unmap in the range, or a hole where all of it has to be
+    /// mapped.
     NotMapped {
         /// What was asked for.
         range: AddrRange,
@@ -81,7 +82,9 @@ impl fmt::Display for WriteError {
                 write!(f, "{range} is not inside the address space {space}")
             }
             Self::Overlaps { range, existing } => write!(f, "{range} overlaps {existing}"),
-            Self::NotMapped { range } => write!(f, "no VMA covers exactly {range}"),
+            Self::NotMapped { range } => {
+                write!(f, "nothing is mapped, or not all of it, at {range}")
+            }
             Self::TimedOut { report } => {
                 write!(f, "the deadline passed while readers were there: {report}")
             }

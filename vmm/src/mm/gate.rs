@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::sync::atomic::{AtomicU64, Ordering};
-use super::sync::{self, Condvar, Mutex, lock};
+use super::sync::{self, Condvar, Mutex, lock, mutant, unless};
 use super::{KillFlag, LookupError};
 
 /// The sleeping place of one address space. `mm_lock_seq` leaves an odd number
@@ -26,13 +26,9 @@ impl Gate {
     /// waits. All VMA locks of the section are gone with that store.
     pub(super) fn open(&self, seq: &AtomicU64, of: u64) {
         let waiters = lock(&self.waiters);
-        let order = if cfg!(gracefault_mutant = "unlock-release") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Release
-        };
+        let order = unless("unlock-release", Ordering::Release);
         seq.store(of.wrapping_add(1), order);
-        if *waiters > 0 && !cfg!(gracefault_mutant = "wake-waiters") {
+        if *waiters > 0 && !mutant("wake-waiters") {
             self.opened.notify_all();
         }
     }

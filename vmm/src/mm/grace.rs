@@ -20,7 +20,7 @@ use super::edit;
 use super::entry::Entry;
 use super::node::Child;
 use super::slot::Slot;
-use super::sync::{full_fence, lock};
+use super::sync::{full_fence, lock, mutant};
 
 /// What sections have retired and nobody has freed yet.
 pub(super) struct Grace<T> {
@@ -125,7 +125,7 @@ impl<T: Payload> Core<T> {
         if !nodes.is_empty() || !slots.is_empty() {
             let entries = self.registry.records().flat_map(|r| r.entries());
             let unseen = entries
-                .filter(|entry| entry.load().0.walks() && !cfg!(gracefault_mutant = "grace"))
+                .filter(|entry| entry.load().0.walks() && !mutant("grace"))
                 .map(std::ptr::from_ref)
                 .collect();
             grace.batches.push(Batch {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::gate::Gate;
 use super::sync::atomic::{AtomicBool, Ordering};
-use super::sync::{Mutex, lock};
+use super::sync::{Mutex, lock, mutant};
 
 /// Ends the waits of the lookups that were given it. Once raised it stays so,
 /// and every later wait with it ends at once.
@@ -29,7 +29,7 @@ impl KillFlag {
     /// long as those threads take to fall asleep: microseconds.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
-        if cfg!(gracefault_mutant = "kill-wake") {
+        if mutant("kill-wake") {
             return;
         }
         for place in lock(&self.sleepers).iter() {

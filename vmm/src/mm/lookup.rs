@@ -15,8 +15,8 @@ use super::core::Core;
 use super::entry::{Entry, State};
 use super::record::Record;
 use super::slot::Slot;
-use super::sync::Watch;
 use super::sync::atomic::Ordering;
+use super::sync::{Watch, mutant, unless};
 use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, tree};
 
 /// What may end the wait of a lookup early. The default is nothing.
@@ -64,7 +64,7 @@ pub(super) enum Attempt<'a, T: Payload> {
 impl<T: Payload> Core<T> {
     /// Read-locks the VMA at `addr` unless there is none, or a writer has it.
     /// `record` is the calling thread's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn attempt<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
@@ -72,6 +72,13 @@ impl<T: Payload> Core<T> {
     ) -> Attempt<'a, T> {
         let entry = record.vacant();
         entry.walk(addr);
+        let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
+        if let Some(slot) = record.recent.get(seq, addr) {
+            record.counts.success.add();
+            // SAFETY: in force after the entry was published, so it is not freed
+            // until the entry says otherwise, and not removed: see `Recent`.
+            return Attempt::Held(self.hold(entry, unsafe { slot.as_ref() }));
+        }
         loop {
             // SAFETY: the entry says since before the root is loaded that this
             // thread walks, so what is found is not freed until it says otherwise;
@@ -81,32 +88,27 @@ impl<T: Payload> Core<T> {
                 record.counts.miss.add();
                 return Attempt::Missing;
             };
-            if cfg!(gracefault_mutant = "detached-first") && slot.is_detached() {
+            if mutant("detached-first") && slot.is_detached() {
                 super::sync::thread::yield_now();
                 continue;
             }
-            let order = if cfg!(gracefault_mutant = "seq-acquire") {
-                Ordering::Relaxed
-            } else {
-                Ordering::Acquire
-            };
-            let seq = self.seq.load(order);
-            if seq & 1 == 1 && slot.is_locked(seq) && !cfg!(gracefault_mutant = "lock-check") {
+            let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
+            if seq & 1 == 1 && slot.is_locked(seq) && !mutant("lock-check") {
                 return Attempt::Locked { entry, slot, seq };
             }
-            let late = cfg!(any(
-                gracefault_mutant = "detached",
-                gracefault_mutant = "detached-first"
-            ));
+            let late = mutant("detached") || mutant("detached-first");
             if slot.is_detached() && !late {
                 continue;
             }
             record.counts.success.add();
+            if seq & 1 == 0 {
+                record.recent.set(seq, slot.range(), slot);
+            }
             return Attempt::Held(self.hold(entry, slot));
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn hold<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
         entry.hold();
         VmaReadGuard {
@@ -126,7 +128,7 @@ impl<T: Payload> Core<T> {
     }
 
     /// The try-lookup.
-    #[inline]
+    #[inline(always)]
     pub(super) fn try_lookup<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
@@ -165,7 +167,7 @@ impl<T: Payload> Core<T> {
     }
 
     /// The waiting lookup of those who do not ask how it went.
-    #[inline]
+    #[inline(always)]
     pub(super) fn plain_lookup<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
@@ -219,7 +221,7 @@ impl<T: Payload> Core<T> {
             // SAFETY: the caller's entry says that this thread walks.
             let slot = unsafe { tree::find(self.root(), addr) };
             slot.is_some_and(|slot| slot.is_locked(seq))
-        }) && !cfg!(gracefault_mutant = "admission")
+        }) && !mutant("admission")
     }
 
     /// Holds a locked VMA whose section cannot get past its drain. That drain may
@@ -234,7 +236,7 @@ impl<T: Payload> Core<T> {
     /// A hold has come to be that a drain which is on may not have seen: to be
     /// called after the new one is published and before the old one may end.
     pub(super) fn count_move(&self) {
-        if !cfg!(gracefault_mutant = "moves") {
+        if !mutant("moves") {
             self.writer.moves.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -269,7 +271,7 @@ impl<T: Payload> Core<T> {
         });
         if let Err(error) = outcome {
             // No trace is left for a writer to wait for.
-            if !cfg!(gracefault_mutant = "clear-mark") {
+            if !mutant("clear-mark") {
                 self.leave(entry);
             }
             return Err(error);

@@ -35,7 +35,23 @@
 //!   What a handler wants changed is done after its guard is dropped.
 //! - Do not wait, with a guard held, for a thread that may be waiting in a lookup
 //!   or for the map lock.
+//! - What outlives the call is a [pin](VmaReadGuard::pin), which may go to another
+//!   thread. The map no longer knows whose it is: look up through it what the same
+//!   writer may want, and open no section that would wait for it.
 //! - Lookups are forbidden in signal handlers and in a forked child.
+//!
+//! # What it costs
+//!
+//! A lookup is one exchange on a cache line of the thread's own, a walk over a few
+//! wide nodes that nobody ever writes (none, if the thread finds again what it
+//! found last and no writer was there since), and two loads from a line that only
+//! writers store to. Dropping a guard is a store. A thread that holds many VMAs at
+//! once allocates more entries.
+//!
+//! A section copies the nodes on the way to what it changes. A drain scans the
+//! records of all threads that ever used the space at the same time.
+//! [`protocol.md`](https://github.com/gracefault/gracefault/blob/main/vmm/docs/protocol.md)
+//! has the protocol, and says what each step is for.
 //!
 //! # Rules for writers
 //!
@@ -52,6 +68,7 @@ mod edit;
 mod entry;
 mod error;
 mod flags;
+mod gap;
 mod gate;
 mod grace;
 mod guard;
@@ -67,6 +84,7 @@ mod pin;
 mod plan;
 mod range;
 mod reader;
+mod recent;
 mod record;
 mod registry;
 mod report;
@@ -82,6 +100,7 @@ mod vma;
 
 pub use error::{LookupError, WriteError};
 pub use flags::VmFlags;
+pub use gap::Gap;
 pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};

@@ -4,14 +4,16 @@ use std::ptr;
 
 use super::MmStats;
 use super::entry::Entry;
+use super::recent::Recent;
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use super::sync::{Mutex, lock, thread};
+use super::sync::{Mutex, lock, mutant, thread};
 
 /// Entries that a record, and each piece of its spill list, has room for.
 const ENTRIES: usize = if cfg!(loom) { 2 } else { 4 };
 
-/// What a thread does in one address space. The entries and counters have two
-/// cache lines to themselves, since only the owner writes them.
+/// What a thread does in one address space. The entries, the counters and
+/// what it looked up last have cache lines to themselves, since only the owner
+/// writes them.
 ///
 /// A record lives until the [`Registry`](super::registry::Registry) is dropped.
 /// Threads come and go: a record is *claimed* by one at a time, given back when
@@ -24,6 +26,7 @@ pub(super) struct Record {
     /// More entries, for the thread that holds more VMAs than most.
     spill: AtomicPtr<Spill>,
     pub(super) counts: Counts,
+    pub(super) recent: Recent,
     cold: Cold,
 }
 
@@ -83,6 +86,7 @@ impl Record {
                 wait: zero(),
                 nested: zero(),
             },
+            recent: Recent::new(),
             cold: Cold {
                 claimed: AtomicBool::new(true),
                 claims: AtomicU32::new(1),
@@ -144,7 +148,7 @@ impl Record {
         {
             return false;
         }
-        let empty = cfg!(gracefault_mutant = "reuse-held") || self.entries().all(Entry::is_empty);
+        let empty = mutant("reuse-held") || self.entries().all(Entry::is_empty);
         if !empty {
             cold.claimed.store(false, Ordering::Release);
             return false;

@@ -26,13 +26,13 @@ use super::{AddrRange, DrainReport, Payload, VmFlags, Vma, WriteError};
 pub struct WriteSection<'a, T: Payload> {
     // The order of the fields matters: the map lock is given up before what the
     // plan holds is dropped, since such a drop may use the map.
-    open: Open<'a, T>,
-    plan: Plan<T>,
+    pub(super) open: Open<'a, T>,
+    pub(super) plan: Plan<T>,
 }
 
 /// The map lock, and the section that is open under it.
-struct Open<'a, T: Payload> {
-    core: &'a Core<T>,
+pub(super) struct Open<'a, T: Payload> {
+    pub(super) core: &'a Core<T>,
     /// The section's first number.
     first: u64,
     /// The number that `mm_lock_seq` has while something is locked.

@@ -7,14 +7,19 @@ use super::sync::Life;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{AddrRange, Vma, VmaInfo};
 
-/// A VMA with what the protocol needs beside it. What a walk looks at comes first
-/// and fits in one cache line, which it shares with no other slot: a writer that
-/// locks a neighbour does not disturb.
+/// A VMA with what the protocol needs beside it. What a walk looks at comes first,
+/// 32 bytes that lie in one cache line; no two slots have theirs in the same line,
+/// as slots are larger than one. (Aligned to a whole line, a million VMAs would
+/// take more than the 256 bytes each that they may.)
 ///
 /// The [`Vma`] itself may be looked at by those who hold it and by the writer:
 /// when the writer takes it out, walks may still come by, and find the slot
 /// detached.
-#[repr(C, align(64))]
+///
+/// The lock and the detached mark need no ordering of their own: a reader compares
+/// them with an `mm_lock_seq` that it has acquired, and whose stores release what
+/// was marked before.
+#[repr(C, align(32))]
 pub(super) struct Slot<T> {
     range: AddrRange,
     /// `vm_lock_seq`: the section that write-locked it last, 0 for none.
@@ -54,24 +59,24 @@ impl<T> Slot<T> {
     #[inline]
     pub(super) fn is_locked(&self, seq: u64) -> bool {
         self.life.touch();
-        self.lock_seq.load(Ordering::Acquire) == seq
+        self.lock_seq.load(Ordering::Relaxed) == seq
     }
 
     /// Puts it into the write set of section `seq`. Takes effect when
     /// `mm_lock_seq` becomes `seq`.
     pub(super) fn mark(&self, seq: u64) {
-        self.lock_seq.store(seq, Ordering::Release);
+        self.lock_seq.store(seq, Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn is_detached(&self) -> bool {
         self.life.touch();
-        self.detached.load(Ordering::Acquire)
+        self.detached.load(Ordering::Relaxed)
     }
 
     /// Removes it for good.
     pub(super) fn detach(&self) {
-        self.detached.store(true, Ordering::Release);
+        self.detached.store(true, Ordering::Relaxed);
     }
 
     /// The VMA.

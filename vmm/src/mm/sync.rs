@@ -17,6 +17,34 @@ use std::time::{Duration, Instant};
 
 use atomic::{AtomicU64, Ordering};
 
+/// Whether this run is to leave the step of the protocol with that name out, so as
+/// to see which test notices (`vmm/mutants.sh`). Never in a normal build: it takes
+/// `--cfg gracefault_mutants` and the name in `GRACEFAULT_MUTANT`.
+#[inline(always)]
+pub(crate) fn mutant(name: &str) -> bool {
+    #[cfg(gracefault_mutants)]
+    {
+        static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let chosen = || std::env::var("GRACEFAULT_MUTANT").unwrap_or_default();
+        CHOSEN.get_or_init(chosen) == name
+    }
+    #[cfg(not(gracefault_mutants))]
+    {
+        let _ = name;
+        false
+    }
+}
+
+/// `order`, or Relaxed if the mutant with that name is on.
+#[inline(always)]
+pub(crate) fn unless(name: &str, order: Ordering) -> Ordering {
+    if mutant(name) {
+        Ordering::Relaxed
+    } else {
+        order
+    }
+}
+
 /// Stores `value`, then makes one full fence: what this thread loads afterwards
 /// is loaded after every other processor can see the store.
 ///
@@ -25,7 +53,7 @@ use atomic::{AtomicU64, Ordering};
 /// loom (which takes SeqCst accesses for AcqRel ones), a store and a fence.
 #[inline]
 pub(crate) fn publish(word: &AtomicU64, value: u64) {
-    if cfg!(gracefault_mutant = "reader-fence") {
+    if mutant("reader-fence") {
         word.store(value, Ordering::Release);
         return;
     }

@@ -14,7 +14,7 @@ use super::slot::Slot;
 ///
 /// `root` is null or the root of a tree that is not freed while the result is in
 /// use. This holds for all functions of this file.
-#[inline]
+#[inline(always)]
 pub(super) unsafe fn find<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T>> {
     if root.is_null() {
         return None;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::Times;
 use crate::memory::{Access, Served};
@@ -95,22 +95,21 @@ impl fmt::Display for ExitKey {
     }
 }
 
-impl Serialize for ExitKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// How long the exits of each kind and address took: from `KVM_RUN` returning to
 /// its next call.
 pub type ExitTable = HashMap<ExitKey, Times>;
 
-/// How many different rows a vCPU may make; the guest chooses the addresses.
-const MAX_ROWS: usize = 4096;
+/// How many rows all vCPUs of a machine may make together: the guest chooses the
+/// addresses, and each row takes some kilobytes.
+const MAX_ROWS: usize = 8192;
+/// How many a vCPU may make, however many there are.
+const MIN_ROWS: usize = 64;
 
 /// What is recorded of one vCPU, by its own thread only.
 #[derive(Debug, Default)]
 pub struct VcpuTrace {
+    /// How many rows `exits` may have before the rest is counted together.
+    max_rows: usize,
     /// The exits.
     pub exits: ExitTable,
     /// Exits by MMIO, second fragments left out: what KVM calls `mmio_exits`.
@@ -134,6 +133,15 @@ pub struct VcpuTrace {
 }
 
 impl VcpuTrace {
+    /// For one of `vcpus` vCPUs. (The default one is for adding others up.)
+    pub fn for_one_of(vcpus: usize) -> Self {
+        let max_rows = (MAX_ROWS / vcpus.max(1)).max(MIN_ROWS);
+        Self {
+            max_rows,
+            ..Self::default()
+        }
+    }
+
     /// Records an exit that was an access, and how long it took.
     pub fn access(&mut self, kind: ExitKind, addr: u64, access: &Access, time: Duration) {
         match access.served {
@@ -166,7 +174,7 @@ impl VcpuTrace {
     }
 
     fn row(&mut self, key: ExitKey, time: Duration) {
-        let full = self.exits.len() >= MAX_ROWS;
+        let full = self.exits.len() >= self.max_rows;
         let key = match full && !self.exits.contains_key(&key) {
             true => ExitKey::overflow(key.kind),
             false => key,
@@ -231,8 +239,9 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_make_the_table_grow_without_end() {
-        let mut trace = VcpuTrace::default();
-        let exits = 2 * MAX_ROWS as u64;
+        let mut trace = VcpuTrace::for_one_of(8);
+        let rows = MAX_ROWS / 8;
+        let exits = 2 * rows as u64;
         for addr in 0..exits {
             trace.access(
                 ExitKind::MmioRead,
@@ -241,9 +250,9 @@ mod tests {
                 Duration::from_nanos(1),
             );
         }
-        assert_eq!(trace.exits.len(), MAX_ROWS + 1);
+        assert_eq!(trace.exits.len(), rows + 1);
         let others = &trace.exits[&ExitKey::overflow(ExitKind::MmioRead)];
-        assert_eq!(others.count(), exits - MAX_ROWS as u64);
+        assert_eq!(others.count(), exits - rows as u64);
         assert_eq!(trace.lookups_fast, exits);
         let mut sum = VcpuTrace::default();
         sum.add(&trace);

@@ -14,6 +14,7 @@
 
 mod nest;
 mod pair;
+mod pins;
 mod wait;
 
 use loom::sync::Arc;

@@ -143,3 +143,23 @@ fn loom_the_counter_wraps() {
         writer.join().unwrap();
     });
 }
+
+/// A thread that finds again what it found last: not once a section has changed it,
+/// however late the thread is.
+#[test]
+fn loom_what_was_found_last_may_be_gone() {
+    model(|| {
+        let mm = space(&[a(), b()]);
+        use_it(&lookup(&mm, A).unwrap());
+        let there = mm.clone();
+        let writer = thread::spawn(move || {
+            replace(&there, b(), ROM);
+            unmap(&there, a());
+        });
+        if let Some(guard) = lookup(&mm, A + 1) {
+            use_it(&guard);
+        }
+        writer.join().unwrap();
+        assert!(lookup(&mm, A + 1).is_none());
+    });
+}

@@ -1,6 +1,7 @@
 //! Tests of the map on real threads. What they wait for is a state, never a time.
 
 mod basic;
+mod oracle;
 mod readers;
 mod storm;
 mod writers;

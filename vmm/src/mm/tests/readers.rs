@@ -123,9 +123,12 @@ fn a_forgotten_guard_holds_after_its_thread() {
         let forget = || std::mem::forget(mm.lock_vma_under_rcu(at(1)));
         named.spawn_scoped(scope, forget).unwrap();
     });
-    // A new thread does not get that record.
+    // A new thread does not get that record, and so is not taken for the holder.
     thread::scope(|scope| {
-        scope.spawn(|| assert!(mm.lock_vma_under_rcu(at(9)).is_none()));
+        scope.spawn(|| {
+            assert!(mm.lock_vma_under_rcu(at(9)).is_none());
+            mm.map(page(2), RAM, 0, Tag(2)).unwrap();
+        });
     });
     let soon = Instant::now() + Duration::from_millis(1);
     let Err(super::super::WriteError::TimedOut { report }) = mm.unmap(page(1), Some(soon)) else {

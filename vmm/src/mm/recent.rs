@@ -1,0 +1,66 @@
+//! What a thread looked up last.
+
+use std::cell::Cell;
+use std::ptr::{self, NonNull};
+
+use super::slot::Slot;
+use super::sync::mutant;
+use super::{AddrRange, Payload};
+
+/// The slot that the owner of a record found last, and the section number of that
+/// moment. While `mm_lock_seq` is still that even number, no section has begun,
+/// let alone published anything, so the slot is what a walk would find: exits that
+/// come from the same region again and again need no walk.
+///
+/// The number has to be loaded after the full fence that publishes the walk: a
+/// section that begins later then sees the entry, and frees nothing under it.
+#[derive(Debug)]
+pub(super) struct Recent {
+    seq: Cell<u64>,
+    start: Cell<u64>,
+    /// From the first address to the last.
+    span: Cell<u64>,
+    slot: Cell<*mut ()>,
+}
+
+// SAFETY: only the thread that has claimed the record uses it, and a claim acquires
+// what the claim before it has released.
+unsafe impl Sync for Recent {}
+// SAFETY: as above; the pointer is followed only where `get` says so.
+unsafe impl Send for Recent {}
+
+impl Recent {
+    pub(super) fn new() -> Self {
+        Self {
+            seq: Cell::new(0),
+            start: Cell::new(0),
+            span: Cell::new(0),
+            // Nothing yet.
+            slot: Cell::new(ptr::null_mut()),
+        }
+    }
+
+    /// The slot, if it covers `addr` and is in force while `mm_lock_seq` is `seq`.
+    #[inline(always)]
+    pub(super) fn get<T: Payload>(&self, seq: u64, addr: u64) -> Option<NonNull<Slot<T>>> {
+        // One comparison and no branch for each half: where addresses are random,
+        // a branch on either end would be taken half of the time.
+        let known = addr.wrapping_sub(self.start.get()) <= self.span.get();
+        let current = (self.seq.get() == seq) | mutant("recent");
+        if known & current {
+            NonNull::new(self.slot.get().cast())
+        } else {
+            None
+        }
+    }
+
+    /// Remembers a slot of `range` that is in force while `mm_lock_seq` is `seq`,
+    /// which is even.
+    #[inline(always)]
+    pub(super) fn set<T: Payload>(&self, seq: u64, range: AddrRange, slot: &Slot<T>) {
+        self.seq.set(seq);
+        self.start.set(range.start());
+        self.span.set(range.last() - range.start());
+        self.slot.set(ptr::from_ref(slot).cast_mut().cast());
+    }
+}
