@@ -81,9 +81,11 @@ fn failing(console: impl Write + Send + 'static) -> Outcome {
 fn one_that_blocks() -> Outcome {
     let code = guest!("mov dx, 0x3f8", "mov al, 10", "5: out dx, al", "jmp 5b");
     let image = ImageFile::of_code(code);
-    let (reader, writer): (_, PipeWriter) = io::pipe()?;
-    // SAFETY: no memory; the descriptor is open. (A larger pipe only fills later.)
-    unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    let (reader, mut writer): (_, PipeWriter) = io::pipe()?;
+    // SAFETY: no memory; the descriptor is open.
+    let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
+    // Full from the start: the guest may be too slow to fill it.
+    writer.write_all(&vec![b'.'; usize::try_from(size)?])?;
     let config = MachineConfig {
         kernel: Some(image.path.clone()),
         vcpus: 1,
