@@ -139,7 +139,8 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     }
 
     fn lock_by(self, deadline: Option<Instant>) -> Result<Drained<'a, T>, WriteError> {
-        let Self { mut open, mut plan } = self;
+        // The map lock is given up first: bindings are dropped last to first.
+        let Self { mut plan, mut open } = self;
         let core = open.core;
         let slots: Vec<_> = plan.goes.values().copied().collect();
         // SAFETY: in the tree in force, under the map lock.
