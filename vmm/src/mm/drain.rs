@@ -95,7 +95,7 @@ impl<T: Payload> Core<T> {
             seen: BTreeMap::new(),
         };
         let since = Watch::start();
-        let (mut round, mut round_length) = (since, pace.round.0);
+        let (mut round, mut round_length) = (since, pace.round);
         let mut slice = pace.slice.0;
         let mut scans = 0;
         drain.lock(slots);
