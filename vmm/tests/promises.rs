@@ -230,9 +230,16 @@ fn promise_7_a_kill_flag_wakes_and_leaves_no_trace() {
 
 #[test]
 fn promise_8_a_holder_is_let_in_to_the_rest_of_the_write_set() {
+    // A drain that lasts lets everybody in between two rounds, so one try may show
+    // nothing; each must end.
+    let nested = (0..100).any(|_| nested_lookup());
+    assert!(nested, "never let in by what it holds");
+}
+
+/// Holds page 1, as a device's handler does, and looks page 2 up, while a writer
+/// drains both. Whether it was let in by its hold.
+fn nested_lookup() -> bool {
     let mm = space(0..4);
-    // Holds page 1, as a device's handler does, and copies from page 2, while a
-    // writer drains both.
     let outer = mm.lock_vma_under_rcu_wait(PAGE).unwrap().unwrap();
     thread::scope(|s| {
         let writer = s.spawn(|| {
@@ -249,21 +256,22 @@ fn promise_8_a_holder_is_let_in_to_the_rest_of_the_write_set() {
             .lock_vma_under_rcu_wait_with(2 * PAGE, WaitOptions::default(), &mut path)
             .unwrap();
         assert_eq!(inner.as_ref().unwrap().payload(), &Tag(2));
-        assert!(path.nested && path.waited.is_none());
         // The outer hold first: the drain still waits for the inner one.
         drop(outer);
         assert!(!writer.is_finished());
         drop(inner);
-        let removed = writer.join().unwrap().removed;
-        assert_eq!(
-            removed
-                .iter()
-                .map(|vma| vma.payload().0)
-                .collect::<Vec<_>>(),
-            [1, 2]
-        );
-    });
-    assert!(mm.stats().nested_admission >= 1);
+        let mut removed: Vec<_> = writer
+            .join()
+            .unwrap()
+            .removed
+            .iter()
+            .map(|vma| vma.payload().0)
+            .collect();
+        removed.sort_unstable();
+        assert_eq!(removed, [1, 2]);
+        assert_eq!(mm.stats().nested_admission, u64::from(path.nested));
+        path.nested
+    })
 }
 
 #[test]
@@ -332,7 +340,7 @@ fn promise_11_all_changes_of_a_section_come_at_once_or_not_at_all() {
         s.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 // Either page 1 or page 2 is there, at every moment.
-                let map = mm.mmap_read_lock();
+                let map = mm.mmap_read_lock().unwrap();
                 let there: Vec<_> = map.iter().map(|vma| vma.range().start() / PAGE).collect();
                 assert!(there == [1] || there == [2], "{there:?}");
                 drop(map);
@@ -408,6 +416,6 @@ fn racing_maps_of_one_range_have_one_winner() {
                 .map(|racer| usize::from(racer.join().unwrap()))
                 .sum()
         });
-        assert_eq!((won, mm.mmap_read_lock().iter().count()), (2, 2));
+        assert_eq!((won, mm.mmap_read_lock().unwrap().iter().count()), (2, 2));
     }
 }

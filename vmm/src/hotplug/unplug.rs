@@ -106,7 +106,11 @@ impl HotplugRegion {
         deadline: Option<Instant>,
     ) -> Result<(Published<Backing>, Duration), (MemSlot, HotplugError)> {
         let drained = || {
-            let mut section = self.space.mm().mmap_write_lock()?;
+            let mm = self.space.mm();
+            let mut section = match deadline {
+                Some(deadline) => mm.mmap_write_lock_until(deadline)?,
+                None => mm.mmap_write_lock()?,
+            };
             section.unmap(self.block_range(block))?;
             match deadline {
                 Some(deadline) => section.lock_until(deadline),

@@ -64,7 +64,10 @@ fn target(machine: &Machine, key: &ExitKey) -> String {
         Some(Served::RomWrite) => "rom".to_owned(),
         Some(Served::Memory) => "ram".to_owned(),
         Some(Served::Device | Served::DeviceFailed) => {
-            let map = space.mm().mmap_read_lock();
+            let map = space
+                .mm()
+                .mmap_read_lock()
+                .expect("no section of this thread's");
             let name = map
                 .vma_lookup(key.addr)
                 .map(|vma| vma.payload().name().to_owned());

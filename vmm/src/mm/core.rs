@@ -50,8 +50,11 @@ pub(super) struct Writer {
 /// How a drain sleeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// How long the first round of a drain lasts, and the longest.
-    pub(super) round: (Duration, Duration),
+    /// How long the first round of a drain lasts. Each is twice as long as the one
+    /// before, without a bound: however long readers hold, some round outlasts it.
+    /// With a longest round, two readers whose holds are longer would let each
+    /// other in by turns for ever.
+    pub(super) round: Duration,
     /// How long the first slice of sleep is, and the longest.
     pub(super) slice: (Duration, Duration),
 }
@@ -59,7 +62,7 @@ pub(super) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            round: (Duration::from_millis(10), Duration::from_secs(1)),
+            round: Duration::from_millis(10),
             slice: (Duration::from_micros(100), Duration::from_millis(5)),
         }
     }

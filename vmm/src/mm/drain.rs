@@ -95,7 +95,7 @@ impl<T: Payload> Core<T> {
             seen: BTreeMap::new(),
         };
         let since = Watch::start();
-        let (mut round, mut round_length) = (since, pace.round.0);
+        let (mut round, mut round_length) = (since, pace.round);
         let mut slice = pace.slice.0;
         let mut scans = 0;
         drain.lock(slots);
@@ -112,7 +112,7 @@ impl<T: Payload> Core<T> {
                 drain.seq = drain.seq.wrapping_add(2);
                 drain.lock(slots);
                 round = Watch::start();
-                round_length = (2 * round_length).min(pace.round.1);
+                round_length = round_length.saturating_mul(2);
                 if !cfg!(loom) {
                     continue;
                 }

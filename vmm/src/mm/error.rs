@@ -37,8 +37,8 @@ impl std::error::Error for LookupError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The thread holds a guard of this address space, so its own drain would
-    /// wait for itself. Drop the guard first, or defer the change.
+    /// The thread holds a guard of this address space, or its map lock for reading,
+    /// so it would wait for itself. Drop the guard first, or defer the change.
     HoldsGuard,
     /// The thread has a write section of this address space open already.
     Nested,
@@ -62,6 +62,9 @@ pub enum WriteError {
         /// What was asked for.
         range: AddrRange,
     },
+    /// The deadline passed before the map lock was free: another section was open,
+    /// or somebody had the map lock for reading.
+    LockTimedOut,
     /// The deadline passed before every reader was gone.
     TimedOut {
         /// Who held what, and how long it was waited.
@@ -84,6 +87,9 @@ impl fmt::Display for WriteError {
             Self::Overlaps { range, existing } => write!(f, "{range} overlaps {existing}"),
             Self::NotMapped { range } => {
                 write!(f, "nothing is mapped, or not all of it, at {range}")
+            }
+            Self::LockTimedOut => {
+                f.write_str("the deadline passed while another write section was open")
             }
             Self::TimedOut { report } => {
                 write!(f, "the deadline passed while readers were there: {report}")

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::entry::Entry;
 use super::slot::Slot;
+use super::sync::atomic::Ordering;
 use super::{Payload, Vma, VmaPin};
 
 /// A read-locked VMA. While it lives the VMA's bounds, flags and payload stay as
@@ -51,9 +52,14 @@ impl<T: Payload> Drop for VmaReadGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         let addr = self.entry.addr();
+        // Looked at before the hold ends, since the slot may be freed after it. Who
+        // holds what no section has marked has nobody to wake.
+        let marked = self.slot.is_locked(self.core.seq.load(Ordering::Relaxed));
         self.entry.clear();
         // The guard borrows the space, so there is a bell to ring.
-        self.core.bell.ring(addr);
+        if marked {
+            self.core.bell.ring(addr);
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! The lookups that read-lock a VMA.
 //!
-//! A lookup publishes that it walks to an address, with a full fence; walks; looks
-//! at the VMA's lock, *then* whether it is detached, and holds it. Why in this
-//! order: a section that this lookup does not see begun sees the walk, and waits
-//! for it. One that it sees has the VMA locked, or is over; and if it is over,
-//! what it detached is seen detached, and what it published is found by walking
-//! again.
+//! A lookup publishes that it walks to an address, with a full fence, and looks at
+//! `mm_lock_seq`. A section that it does not see begun sees the walk, and waits for
+//! it. So if none is open the lookup walks, and holds what it finds: nobody changes
+//! that any more.
+//!
+//! If one is open the lookup walks, looks at the VMA's lock, *then* whether it is
+//! detached, and holds it. Why in this order: the section that it saw begun has the
+//! VMA locked, or is over; and if it is over, what it detached is seen detached,
+//! and what it published is found by walking again.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -73,20 +76,53 @@ impl<T: Payload> Core<T> {
         let entry = record.vacant();
         entry.walk(addr);
         let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
+        if seq & 1 == 1 || mutant("detached-first") {
+            return match self.find_beside_section(addr) {
+                (None, _) => {
+                    self.missed(record, entry);
+                    Attempt::Missing
+                }
+                (Some(slot), 0) => {
+                    record.counts.success.add();
+                    Attempt::Held(self.hold(entry, slot))
+                }
+                (Some(slot), seq) => Attempt::Locked { entry, slot, seq },
+            };
+        }
+        // Between sections, and a section that begins from here on sees the walk
+        // and waits for it: what covers the address now is neither locked nor
+        // removed before the entry says otherwise.
         if let Some(slot) = record.recent.get(seq, addr) {
             record.counts.success.add();
             // SAFETY: in force after the entry was published, so it is not freed
             // until the entry says otherwise, and not removed: see `Recent`.
             return Attempt::Held(self.hold(entry, unsafe { slot.as_ref() }));
         }
+        // SAFETY: the entry says since before the root is loaded that this thread
+        // walks, so what is found is not freed until it says otherwise; and a slot
+        // that is held not before the hold ends.
+        let Some(slot) = (unsafe { tree::find(self.root(), addr) }) else {
+            self.missed(record, entry);
+            return Attempt::Missing;
+        };
+        record.counts.success.add();
+        record.recent.set(seq, slot.range(), slot);
+        Attempt::Held(self.hold(entry, slot))
+    }
+
+    /// What covers `addr` while a section is open, which may be over before this
+    /// is; and the number of the section that has it locked, or 0. An entry of the
+    /// caller's says that it walks.
+    ///
+    /// Apart, and with a result that fits two registers: the compiler otherwise
+    /// takes the way of those who meet no section through memory too.
+    #[inline(never)]
+    fn find_beside_section(&self, addr: u64) -> (Option<&Slot<T>>, u64) {
         loop {
-            // SAFETY: the entry says since before the root is loaded that this
-            // thread walks, so what is found is not freed until it says otherwise;
-            // and a slot that is held not before the hold ends.
+            // SAFETY: the caller's entry says since before the root is loaded that
+            // it walks, so what is found is not freed until it says otherwise.
             let Some(slot) = (unsafe { tree::find(self.root(), addr) }) else {
-                self.leave(entry);
-                record.counts.miss.add();
-                return Attempt::Missing;
+                return (None, 0);
             };
             if mutant("detached-first") && slot.is_detached() {
                 super::sync::thread::yield_now();
@@ -94,18 +130,19 @@ impl<T: Payload> Core<T> {
             }
             let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
             if seq & 1 == 1 && slot.is_locked(seq) && !mutant("lock-check") {
-                return Attempt::Locked { entry, slot, seq };
+                return (Some(slot), seq);
             }
             let late = mutant("detached") || mutant("detached-first");
-            if slot.is_detached() && !late {
-                continue;
+            if !slot.is_detached() || late {
+                return (Some(slot), 0);
             }
-            record.counts.success.add();
-            if seq & 1 == 0 {
-                record.recent.set(seq, slot.range(), slot);
-            }
-            return Attempt::Held(self.hold(entry, slot));
         }
+    }
+
+    #[inline(never)]
+    fn missed(&self, record: &Record, entry: &Entry) {
+        self.leave(entry);
+        record.counts.miss.add();
     }
 
     #[inline(always)]

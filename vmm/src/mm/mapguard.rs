@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::core::Core;
 use super::node::Child;
-use super::{AddrRange, Payload, Vma, tree};
+use super::{AddrRange, LookupError, Payload, Vma, tree};
 
 /// The map lock, shared: no writer is at work while it lives.
 pub struct MmapReadGuard<'a, T: Payload> {
@@ -15,10 +15,10 @@ pub struct MmapReadGuard<'a, T: Payload> {
 
 impl<'a, T: Payload> MmapReadGuard<'a, T> {
     /// Takes the map lock for reading.
-    pub(super) fn new(core: &'a Core<T>) -> Self {
-        core.writer.map_lock.read();
+    pub(super) fn new(core: &'a Core<T>) -> Result<Self, LookupError> {
+        core.writer.map_lock.read()?;
         let root = core.root();
-        Self { core, root }
+        Ok(Self { core, root })
     }
 
     /// The VMA that covers `addr`.

@@ -9,6 +9,7 @@ use super::core::Core;
 use super::entry::Entry;
 use super::local;
 use super::slot::Slot;
+use super::sync::atomic::Ordering;
 use super::{LookupError, LookupPath, Payload, Vma, VmaReadGuard, WaitOptions};
 
 /// A VMA held read-locked by whoever has this, on whichever thread: for what is
@@ -103,7 +104,14 @@ impl<T: Payload> Deref for VmaPin<T> {
 
 impl<T: Payload> Drop for VmaPin<T> {
     fn drop(&mut self) {
-        self.core.leave(self.entry());
+        // SAFETY: pinned until the entry is cleared, below.
+        let marked = unsafe { &*self.slot }.is_locked(self.core.seq.load(Ordering::Relaxed));
+        let entry = self.entry();
+        let addr = entry.addr();
+        entry.clear();
+        if marked {
+            self.core.bell.ring(addr);
+        }
     }
 }
 

@@ -59,7 +59,13 @@ impl<T: Payload> Plan<T> {
 
     /// The VMA, as planned, that covers `addr`, or else the first one after it.
     pub(super) fn at_or_after(&self, addr: u64) -> Option<&Vma<T>> {
-        let within = AddrRange::inclusive(addr, u64::MAX)?;
+        self.first_in(AddrRange::inclusive(addr, u64::MAX)?)
+    }
+
+    /// The first VMA, as planned, that overlaps `within`, or perhaps one after it.
+    /// Steps over what goes, so the range should be no longer than need be.
+    fn first_in(&self, within: AddrRange) -> Option<&Vma<T>> {
+        let addr = within.start();
         let kept = self.kept(within).next();
         let covering = self.comes.range(..=addr).next_back();
         let coming = covering
@@ -99,7 +105,7 @@ impl<T: Payload> Plan<T> {
 
     /// Whether nothing is in `range`, as planned.
     fn check_free(&self, range: AddrRange) -> Result<(), WriteError> {
-        match self.at_or_after(range.start()) {
+        match self.first_in(range) {
             Some(vma) if vma.range().overlaps(range) => Err(WriteError::Overlaps {
                 range,
                 existing: vma.range(),
@@ -112,7 +118,8 @@ impl<T: Payload> Plan<T> {
     fn check_mapped(&self, range: AddrRange) -> Result<(), WriteError> {
         let mut from = range.start();
         loop {
-            match self.at_or_after(from) {
+            // One address will do: whatever covers it is found.
+            match AddrRange::new(from, 1).and_then(|at| self.first_in(at)) {
                 Some(vma) if vma.range().contains(from) => match vma.range().end() {
                     Some(end) if end <= range.last() => from = end,
                     _ => return Ok(()),

@@ -49,14 +49,14 @@ impl<T: Payload> Drop for Open<'_, T> {
 }
 
 impl<'a, T: Payload> WriteSection<'a, T> {
-    /// Takes the map lock.
-    pub(super) fn open(core: &'a Core<T>) -> Result<Self, WriteError> {
+    /// Takes the map lock, by `deadline` if there is one.
+    pub(super) fn open(core: &'a Core<T>, deadline: Option<Instant>) -> Result<Self, WriteError> {
         let record = local::record(&core.registry);
         let holds = |state| matches!(state, State::Hold);
         if record.entries().any(|entry| holds(entry.load().0)) {
             return Err(WriteError::HoldsGuard);
         }
-        core.writer.map_lock.write()?;
+        core.writer.map_lock.write(deadline)?;
         // The map lock orders this after all sections there were.
         let first = core.seq.load(Ordering::Relaxed).wrapping_add(1);
         Ok(Self {
@@ -139,7 +139,8 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     }
 
     fn lock_by(self, deadline: Option<Instant>) -> Result<Drained<'a, T>, WriteError> {
-        let Self { mut open, mut plan } = self;
+        // The map lock is given up first: bindings are dropped last to first.
+        let Self { mut plan, mut open } = self;
         let core = open.core;
         let slots: Vec<_> = plan.goes.values().copied().collect();
         // SAFETY: in the tree in force, under the map lock.

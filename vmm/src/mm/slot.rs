@@ -21,6 +21,13 @@ use super::{AddrRange, Vma, VmaInfo};
 /// was marked before.
 #[repr(C, align(32))]
 pub(super) struct Slot<T> {
+    /// All of it, so that a pointer made of a `&Slot` may be what frees it, and a
+    /// reference that ends later than the hold forbids nothing.
+    cell: UnsafeCell<Inner<T>>,
+}
+
+#[repr(C, align(32))]
+pub(super) struct Inner<T> {
     range: AddrRange,
     /// `vm_lock_seq`: the section that write-locked it last, 0 for none.
     lock_seq: AtomicU64,
@@ -31,6 +38,15 @@ pub(super) struct Slot<T> {
     vma: UnsafeCell<MaybeUninit<Vma<T>>>,
 }
 
+impl<T> std::ops::Deref for Slot<T> {
+    type Target = Inner<T>;
+    #[inline(always)]
+    fn deref(&self) -> &Inner<T> {
+        // SAFETY: nobody ever makes a `&mut` of it.
+        unsafe { &*self.cell.get() }
+    }
+}
+
 // SAFETY: the VMA is only ever shared between threads as `&Vma<T>` (which wants
 // `T: Sync`) or handed from one to another (`T: Send`); all else is atomic or
 // never changes.
@@ -39,14 +55,16 @@ unsafe impl<T: Send + Sync> Sync for Slot<T> {}
 impl<T> Slot<T> {
     /// A slot that is in no tree yet.
     pub(super) fn new(vma: Vma<T>) -> Box<Self> {
-        Box::new(Self {
+        let inner = Inner {
             range: vma.range(),
             lock_seq: AtomicU64::new(0),
             detached: AtomicBool::new(false),
             life: Life::begin(),
             held: Life::begin(),
             vma: UnsafeCell::new(MaybeUninit::new(vma)),
-        })
+        };
+        let cell = UnsafeCell::new(inner);
+        Box::new(Self { cell })
     }
 
     #[inline]

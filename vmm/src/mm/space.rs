@@ -108,9 +108,13 @@ impl<T: Payload> AddressSpace<T> {
         self.core.bare_walk(record.get(), range)
     }
 
-    /// Takes the map lock for reading. Blocks while a write section is open: do
-    /// not call it with a guard held that such a section may be draining.
-    pub fn mmap_read_lock(&self) -> MmapReadGuard<'_, T> {
+    /// Takes the map lock for reading. Blocks while a write section is open or
+    /// waited for: do not call it with a guard held that such a section may be
+    /// draining. A thread that has it so may take it again.
+    ///
+    /// Fails with [`LookupError::OwnWriteSection`], instead of hanging, if this
+    /// thread has a section of this space open.
+    pub fn mmap_read_lock(&self) -> Result<MmapReadGuard<'_, T>, LookupError> {
         MmapReadGuard::new(&self.core)
     }
 
@@ -119,9 +123,18 @@ impl<T: Payload> AddressSpace<T> {
     /// not matter until [`WriteSection::lock`].
     ///
     /// Fails at once, instead of hanging, if this thread holds a guard of this
-    /// space or has a section of it open.
+    /// space, has its map lock for reading, or has a section of it open.
     pub fn mmap_write_lock(&self) -> Result<WriteSection<'_, T>, WriteError> {
-        WriteSection::open(&self.core)
+        WriteSection::open(&self.core, None)
+    }
+
+    /// As [`mmap_write_lock`](Self::mmap_write_lock), but fails with
+    /// [`WriteError::LockTimedOut`] if the map lock is not free by `deadline`.
+    pub fn mmap_write_lock_until(
+        &self,
+        deadline: Instant,
+    ) -> Result<WriteSection<'_, T>, WriteError> {
+        WriteSection::open(&self.core, Some(deadline))
     }
 
     /// Maps one VMA, in a section of its own. Waits for no reader.
@@ -146,7 +159,7 @@ impl<T: Payload> AddressSpace<T> {
         range: AddrRange,
         deadline: Option<Instant>,
     ) -> Result<Published<T>, WriteError> {
-        let mut section = self.mmap_write_lock()?;
+        let mut section = WriteSection::open(&self.core, deadline)?;
         section.unmap(range)?;
         let drained = match deadline {
             Some(deadline) => section.lock_until(deadline)?,

@@ -65,7 +65,7 @@ fn space_at(vmas: &[AddrRange], seq: u64) -> Space {
 fn pace(round_seconds: u64) -> Pace {
     let round = std::time::Duration::from_secs(round_seconds);
     Pace {
-        round: (round, round),
+        round,
         ..Pace::default()
     }
 }

@@ -4,7 +4,7 @@ use super::super::{LookupError, WriteError};
 use super::*;
 
 fn ranges(mm: &Space) -> Vec<(AddrRange, VmFlags, u64)> {
-    let map = mm.mmap_read_lock();
+    let map = mm.mmap_read_lock().unwrap();
     map.iter()
         .map(|vma| (vma.range(), vma.flags(), vma.offset()))
         .collect()
@@ -19,7 +19,11 @@ fn map_look_up_unmap() {
         assert_eq!(found.map(|vma| vma.payload().0), there.then_some(number));
     }
     assert_eq!(
-        mm.mmap_read_lock().find_vma(at(3)).unwrap().range(),
+        mm.mmap_read_lock()
+            .unwrap()
+            .find_vma(at(3))
+            .unwrap()
+            .range(),
         page(4)
     );
     assert_eq!(

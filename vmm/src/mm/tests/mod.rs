@@ -3,6 +3,7 @@
 mod basic;
 mod oracle;
 mod readers;
+mod regressions;
 mod storm;
 mod writers;
 
@@ -51,9 +52,18 @@ fn at(number: u64) -> u64 {
 /// Slices too long to be what ends a drain.
 fn patient() -> Pace {
     Pace {
-        round: (Duration::from_secs(3600), Duration::from_secs(3600)),
+        round: Duration::from_secs(3600),
         slice: (Duration::from_secs(3600), Duration::from_secs(3600)),
     }
+}
+
+/// As [`space_with`], whose drains take one round.
+fn patient_space_with(pages: impl IntoIterator<Item = u64>) -> Arc<Space> {
+    let mm = Space::starting_at("patient", range(0, 1 << 40), 0, patient());
+    for number in pages {
+        mm.map(page(number), RAM, 0, Tag(number)).unwrap();
+    }
+    Arc::new(mm)
 }
 
 fn until(mut what: impl FnMut() -> bool) {

@@ -93,7 +93,7 @@ fn expect(map: &[Cell], op: &Op, tag: u64) -> Option<Vec<Cell>> {
 
 /// The map as its readers see it, with its claims about itself.
 fn observe(mm: &AddressSpace<Counted>) -> Vec<Cell> {
-    let map = mm.mmap_read_lock();
+    let map = mm.mmap_read_lock().unwrap();
     let mut seen = vec![None; SIZE as usize];
     let mut after = 0;
     for vma in map.iter() {

@@ -65,7 +65,7 @@ fn a_waiter_gives_up_at_its_deadline_or_when_killed() {
 
 #[test]
 fn a_holder_of_a_member_is_let_in() {
-    let mm = space_with([1, 2]);
+    let mm = patient_space_with([1, 2]);
     let first = mm.lock_vma_under_rcu(at(1)).unwrap();
     thread::scope(|scope| {
         let writer = scope.spawn(|| mm.unmap(range(at(1), 0x2000), None).unwrap());
@@ -83,7 +83,7 @@ fn a_holder_of_a_member_is_let_in() {
 
 #[test]
 fn a_pin_goes_to_another_thread_and_is_waited_for() {
-    let mm = space_with([1, 2]);
+    let mm = patient_space_with([1, 2]);
     let there = mm.clone();
     let named = thread::Builder::new().name("disk".into());
     let made = named.spawn(move || there.lock_vma_under_rcu(at(1)).unwrap().pin());
