@@ -60,6 +60,22 @@
 //! [`Drained::publish`]; dropping the section at any point before the latter
 //! leaves the map as it was. What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
+//!
+//! # Merging
+//!
+//! As in Linux, nobody asks for it: what a section maps, protects or relocates is
+//! merged with its neighbours when the section locks its write set, where the two
+//! have the same flags, offsets that follow each other, and payloads that say they
+//! are the [same](Payload::same), which by default none does. It stays apart
+//!
+//! - under [`VmFlags::NOMERGE`], for what has an identity to keep;
+//! - at a border that a [`split`](WriteSection::split) has planned, until a later
+//!   step changes what lies on one side of it;
+//! - if a reader is at the neighbour. A merge is never waited for, nor tried again:
+//!   what you look up may be in more pieces than you mapped.
+//!
+//! What a merge absorbs is in [`Published::replaced`] and not in
+//! [`removed`](Published::removed). `mm` keeps the payload of the leftmost.
 
 mod bell;
 mod core;
@@ -79,6 +95,8 @@ mod lookup;
 mod loom_tests;
 mod mapguard;
 mod maplock;
+mod merge;
+mod next;
 mod node;
 mod pin;
 mod plan;
