@@ -58,7 +58,8 @@
 //! A section is planned, then locked and drained, then published. What can fail
 //! goes into the plan, or between [`WriteSection::lock`] and
 //! [`Drained::publish`]; dropping the section at any point before the latter
-//! leaves the map as it was. What is returned in [`Published::removed`] is dropped
+//! leaves the map as it was. Whom a long drain waits for can be told
+//! [while it lasts](LockOptions). What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
 //!
 //! # Merging
@@ -98,6 +99,7 @@ mod maplock;
 mod merge;
 mod next;
 mod node;
+mod options;
 mod pin;
 mod plan;
 mod range;
@@ -123,6 +125,7 @@ pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};
 pub use mapguard::MmapReadGuard;
+pub use options::{LockOptions, OnSlow};
 pub use pin::VmaPin;
 pub use range::AddrRange;
 pub use reader::Reader;

@@ -11,7 +11,7 @@ use super::next::Next;
 use super::plan::{Gone, Plan};
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
-use super::{AddrRange, DrainReport, Payload, VmFlags, Vma, WriteError};
+use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, WriteError};
 
 /// A write section that is being planned: the map lock is taken, no VMA is
 /// locked, nothing has changed. Dropping it gives everything up.
@@ -125,16 +125,21 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// by a guard. A pin of a member that this thread has is waited for like
     /// anybody's, for ever: do not.
     pub fn lock(self) -> Result<Drained<'a, T>, WriteError> {
-        self.lock_by(None)
+        self.lock_with(LockOptions::default())
     }
 
     /// As [`lock`](Self::lock), but fails with [`WriteError::TimedOut`], nothing
     /// changed, if the readers are not gone by `deadline`.
     pub fn lock_until(self, deadline: Instant) -> Result<Drained<'a, T>, WriteError> {
-        self.lock_by(Some(deadline))
+        self.lock_with(LockOptions {
+            deadline: Some(deadline),
+            ..LockOptions::default()
+        })
     }
 
-    fn lock_by(self, deadline: Option<Instant>) -> Result<Drained<'a, T>, WriteError> {
+    /// As [`lock`](Self::lock), as the options say: with a deadline, and with
+    /// somebody to tell when it lasts, and by whom it is held.
+    pub fn lock_with(self, options: LockOptions<'_>) -> Result<Drained<'a, T>, WriteError> {
         // Dropped in reverse, so in the order that the fields ask for.
         let Self { mut plan, open } = self;
         let core = open.core;
@@ -153,7 +158,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         // All that is to be built is built before anybody has to wait for it.
         let neighbours = core.unread(&plan.neighbours(), open.first);
         let next = Next::build(core, &mut plan, &neighbours, neighbours.is_empty());
-        let outcome = core.lock_and_drain(&slots, &members, open.first, deadline);
+        let outcome = core.lock_and_drain(&slots, &members, open.first, options);
         let mut drained = Drained {
             open,
             next,
