@@ -17,7 +17,7 @@ use super::record::Record;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::{self, Watch, mutant, unless};
-use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, tree};
+use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, local, tree};
 
 /// What may end the wait of a lookup early. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -157,6 +157,7 @@ impl<T: Payload> Core<T> {
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         *path = LookupPath::default();
+        self.check_rank(addr);
         match self.attempt(record, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
@@ -173,6 +174,7 @@ impl<T: Payload> Core<T> {
         record: &'a Record,
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        self.check_rank(addr);
         match self.attempt(record, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
@@ -183,6 +185,21 @@ impl<T: Payload> Core<T> {
                 WaitOptions::default(),
                 &mut LookupPath::default(),
             ),
+        }
+    }
+
+    /// In debug builds, panics if this thread holds a VMA of a space that comes after
+    /// this one.
+    #[inline(always)]
+    fn check_rank(&self, addr: u64) {
+        if cfg!(debug_assertions)
+            && let Some(above) = local::held_above(&self.registry)
+        {
+            let (mine, theirs) = (&self.registry.name, &above.name);
+            panic!(
+                "looking up {addr:#x} in \"{mine}\" with a VMA of \"{theirs}\" held: a thread \
+                 that wants both looks up in \"{mine}\" first, which has the lower rank"
+            );
         }
     }
 

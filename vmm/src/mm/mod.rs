@@ -77,6 +77,11 @@
 //!
 //! What a merge absorbs is in [`Published::replaced`] and not in
 //! [`removed`](Published::removed). `mm` keeps the payload of the leftmost.
+//!
+//! # Several spaces
+//!
+//! A thread that needs VMAs of two spaces at once looks up in one always before
+//! the other; [`AddressSpace::ranked`] has debug builds see to it.
 
 mod bell;
 mod core;
