@@ -8,7 +8,9 @@ use crate::mm::{AddrRange, AddressSpace, VmFlags, WriteError};
 
 /// A map whose VMAs carry [`Backing`]s, with the rules for accesses to it
 /// ([`read`](Self::read), [`write`](Self::write)). A guest has two: its physical
-/// addresses and its ports.
+/// addresses and its ports. A thread that needs both at once looks the port up first
+/// (a port's device reads memory, not the other way round): debug builds panic
+/// otherwise.
 #[derive(Debug)]
 pub struct GuestSpace {
     pub(super) mm: AddressSpace<Backing>,
@@ -20,19 +22,19 @@ pub struct GuestSpace {
 impl GuestSpace {
     /// Guest-physical addresses, mapped in pages.
     pub fn physical(range: AddrRange) -> Self {
-        Self::new("guest memory", range, super::PAGE)
+        Self::new("guest memory", range, 1, super::PAGE)
     }
 
     /// The 65536 ports, mapped one by one.
     pub fn ports() -> Self {
         let range = AddrRange::new(0, 1 << 16).expect("not empty");
-        Self::new("ports", range, 1)
+        Self::new("ports", range, 0, 1)
     }
 
-    fn new(name: &str, range: AddrRange, granule: u64) -> Self {
+    fn new(name: &str, range: AddrRange, rank: u32, granule: u64) -> Self {
         let complaints = LogLimit::new(Duration::from_secs(1));
         Self {
-            mm: AddressSpace::new(name, range),
+            mm: AddressSpace::ranked(name, range, rank),
             granule,
             complaints,
         }

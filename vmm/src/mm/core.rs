@@ -29,7 +29,6 @@ pub(super) struct Core<T: Payload> {
     pub(super) writer: Writer,
     pub(super) gate: Arc<Gate>,
     pub(super) grace: Mutex<Grace<T>>,
-    pub(super) name: String,
     pub(super) range: AddrRange,
 }
 
@@ -70,11 +69,11 @@ impl Default for Pace {
 
 impl<T: Payload> Core<T> {
     /// An empty space. `seq` is where the sections' numbers start: an even number.
-    pub(super) fn new(name: String, range: AddrRange, seq: u64, pace: Pace) -> Self {
+    pub(super) fn new(registry: Registry, range: AddrRange, seq: u64, pace: Pace) -> Self {
         Self {
             root: AtomicPtr::new(Child::<T>::null().into_raw()),
             seq: AtomicU64::new(seq),
-            registry: Arc::new(Registry::new()),
+            registry: Arc::new(registry),
             bell: Bell::new(),
             writer: Writer {
                 map_lock: MapLock::new(),
@@ -87,7 +86,6 @@ impl<T: Payload> Core<T> {
             },
             gate: Arc::new(Gate::new()),
             grace: Mutex::new(Grace::new()),
-            name,
             range,
         }
     }

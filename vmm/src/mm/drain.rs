@@ -17,7 +17,8 @@
 //! changed, so that those who wait for it get in by their marks, and the next is
 //! begun; the map lock stays taken, so the plan stays good. If a reader holds one
 //! member and waits, by ways the map cannot know, for a thread that sleeps for
-//! another member, this makes a delay of what would be a deadlock.
+//! another member, this makes a delay of what would be a deadlock. Who wants to be
+//! told of a drain that lasts is told between two rounds, when nothing is locked.
 
 use std::collections::BTreeMap;
 use std::ptr;
@@ -28,7 +29,7 @@ use super::entry::Entry;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::{Watch, full_fence, mutant, thread};
-use super::{AddrRange, DrainReport, Holder, Payload};
+use super::{AddrRange, DrainReport, Holder, LockOptions, Payload};
 
 /// Scans before the first sleep: a walk is over in less time than sleep takes.
 const SCANS: u32 = 3;
@@ -72,27 +73,35 @@ struct Drain<'a, T: Payload> {
     members: &'a Members,
     seq: u64,
     /// The readers found so far, by where: each is told once, as what it was seen
-    /// to be last.
-    seen: BTreeMap<(*const Entry, u64), Holder>,
+    /// to be last, and with the scan that saw it last.
+    seen: BTreeMap<(*const Entry, u64), (Holder, u64)>,
+    scan: u64,
 }
 
 impl<T: Payload> Core<T> {
     /// Write-locks `slots`, whose addresses are `members`, as section `seq`, the
-    /// next one, and waits until no reader is left or `deadline` has passed. The
+    /// next one, and waits until no reader is left or the deadline has passed. The
     /// calling thread has the map lock. The section stays open in either case.
     pub(super) fn lock_and_drain(
         &self,
         slots: &[*const Slot<T>],
         members: &Members,
         seq: u64,
-        deadline: Option<Instant>,
+        options: LockOptions<'_>,
     ) -> Outcome {
         let pace = self.writer.pace;
+        let LockOptions {
+            deadline,
+            mut on_slow,
+        } = options;
+        let mut pause = on_slow.as_ref().map_or(Duration::MAX, |slow| slow.after);
+        let mut tell_at = pause;
         let mut drain = Drain {
             core: self,
             members,
             seq,
             seen: BTreeMap::new(),
+            scan: 0,
         };
         let since = Watch::start();
         let (mut round, mut round_length) = (since, pace.round);
@@ -106,13 +115,20 @@ impl<T: Payload> Core<T> {
             if Watch::is_past(deadline) {
                 break false;
             }
-            if round.elapsed() >= round_length {
+            let slow = on_slow.as_mut().filter(|_| since.elapsed() >= tell_at);
+            if slow.is_some() || round.elapsed() >= round_length {
                 self.gate.open(&self.seq, drain.seq);
                 self.writer.rounds.fetch_add(1, Ordering::Relaxed);
                 drain.seq = drain.seq.wrapping_add(2);
+                if let Some(slow) = slow {
+                    (slow.call)(&drain.report(since, true));
+                    pause = pause.saturating_mul(2).max(pace.round);
+                    tell_at = since.elapsed().saturating_add(pause);
+                } else {
+                    round_length = round_length.saturating_mul(2);
+                }
                 drain.lock(slots);
                 round = Watch::start();
-                round_length = round_length.saturating_mul(2);
                 if !cfg!(loom) {
                     continue;
                 }
@@ -124,6 +140,7 @@ impl<T: Payload> Core<T> {
                     if let Some(deadline) = deadline {
                         nap = nap.min(deadline.saturating_duration_since(Instant::now()));
                     }
+                    nap = nap.min(tell_at.saturating_sub(since.elapsed()));
                     let nap = nap.max(Duration::from_micros(1));
                     self.bell.sleep(span, nap, || drain.is_clear());
                     slice = (2 * slice).min(pace.slice.1);
@@ -141,10 +158,7 @@ impl<T: Payload> Core<T> {
         Outcome {
             seq: drain.seq,
             clear,
-            report: DrainReport {
-                waited: since.elapsed(),
-                holders: drain.seen.into_values().collect(),
-            },
+            report: drain.report(since, false),
         }
     }
 }
@@ -171,6 +185,7 @@ impl<T: Payload> Drain<'_, T> {
         if self.members.ranges.is_empty() || mutant("drain") {
             return true;
         }
+        self.scan += 1;
         let moves = self.core.writer.moves.load(Ordering::Acquire);
         let mut clear = true;
         for record in self.core.registry.records() {
@@ -181,18 +196,28 @@ impl<T: Payload> Drain<'_, T> {
                 }
                 clear = false;
                 let kind = state.kind();
-                self.seen
+                let (holder, scan) = self
+                    .seen
                     .entry((ptr::from_ref(entry), addr))
-                    .and_modify(|holder| holder.kind = kind)
-                    .or_insert_with(|| Holder {
-                        thread: record.thread_name(),
-                        addr,
-                        kind,
+                    .or_insert_with(|| {
+                        let thread = record.thread_name();
+                        (Holder { thread, addr, kind }, 0)
                     });
+                (holder.kind, *scan) = (kind, self.scan);
             }
         }
         // Whoever moved a hold bumped the count before giving the old one up; and
         // that was acquired where this scan found it gone.
         clear && self.core.writer.moves.load(Ordering::Relaxed) == moves
+    }
+
+    /// How it went so far: with all readers, or those that the last scan has found.
+    fn report(&self, since: Watch, last: bool) -> DrainReport {
+        let found = self.seen.values();
+        let found = found.filter(|(_, scan)| !last || *scan == self.scan);
+        DrainReport {
+            waited: since.elapsed(),
+            holders: found.map(|(holder, _)| holder.clone()).collect(),
+        }
     }
 }

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 
+use super::entry::State;
 use super::record::Record;
 use super::registry::Registry;
 
@@ -156,6 +157,23 @@ fn search(registry: &Arc<Registry>) -> Local<'_> {
     }
 }
 
+/// The space of a higher rank than that of `registry` in which the calling thread
+/// holds a VMA, if there is one: it should have looked up in the latter first.
+pub(super) fn held_above(registry: &Registry) -> Option<Arc<Registry>> {
+    let rank = registry.rank?;
+    let found = with_claims(|claims| {
+        let claims = claims.0.borrow();
+        let mut above = claims.iter().filter(|c| c.registry.rank > Some(rank));
+        let held = above.find(|claim| {
+            // SAFETY: the record lives as long as its registry.
+            let mut entries = unsafe { &*claim.record }.entries();
+            entries.any(|entry| entry.load().0 == State::Hold)
+        });
+        held.map(|claim| claim.registry.clone())
+    });
+    found.flatten()
+}
+
 /// `None` when the thread is past the destructor of its claims.
 fn with_claims<R>(f: impl FnOnce(&Claims) -> R) -> Option<R> {
     CLAIMS.try_with(f).ok()
@@ -171,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_thread_has_one_record_and_the_next_thread_gets_it() {
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new("test".into(), None));
         let first = ptr::from_ref(record(&registry).get()) as usize;
         assert_eq!(ptr::from_ref(record(&registry).get()) as usize, first);
         let theirs = || {
@@ -187,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_record_is_not_claimed_while_something_is_in_it() {
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new("test".into(), None));
         let leave = |clear: bool| {
             let registry = registry.clone();
             let there = move || {
@@ -210,10 +228,10 @@ mod tests {
 
     #[test]
     fn a_closed_space_is_forgotten() {
-        let gone = Arc::new(Registry::new());
+        let gone = Arc::new(Registry::new("test".into(), None));
         let _ = record(&gone);
         gone.close();
-        let _ = record(&Arc::new(Registry::new()));
+        let _ = record(&Arc::new(Registry::new("test".into(), None)));
         assert_eq!(Arc::strong_count(&gone), 1);
     }
 
@@ -230,7 +248,7 @@ mod tests {
         }
         use super::super::entry::Entry;
         thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) } }
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new("test".into(), None));
         for _ in 0..3 {
             let registry = registry.clone();
             let there = move || {

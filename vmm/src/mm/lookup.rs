@@ -19,8 +19,8 @@ use super::entry::{Entry, State};
 use super::record::Record;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
-use super::sync::{Watch, mutant, unless};
-use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, tree};
+use super::sync::{self, Watch, mutant, unless};
+use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, local, tree};
 
 /// What may end the wait of a lookup early. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +56,7 @@ pub struct LookupPath {
 pub(super) enum Attempt<'a, T: Payload> {
     Held(VmaReadGuard<'a, T>),
     Missing,
-    /// Section `seq` has the VMA locked. The entry still says that it walks.
+    /// Section `seq` has the VMA locked, or tries to. The entry still says that it walks.
     Locked {
         entry: &'a Entry,
         slot: &'a Slot<T>,
@@ -125,11 +125,11 @@ impl<T: Payload> Core<T> {
                 return (None, 0);
             };
             if mutant("detached-first") && slot.is_detached() {
-                super::sync::thread::yield_now();
+                sync::thread::yield_now();
                 continue;
             }
             let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
-            if seq & 1 == 1 && slot.is_locked(seq) && !mutant("lock-check") {
+            if seq & 1 == 1 && slot.is_locked_or_tried(seq) && !mutant("lock-check") {
                 return (Some(slot), seq);
             }
             let late = mutant("detached") || mutant("detached-first");
@@ -194,6 +194,7 @@ impl<T: Payload> Core<T> {
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         *path = LookupPath::default();
+        self.check_rank(addr);
         match self.attempt(record, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
@@ -210,6 +211,7 @@ impl<T: Payload> Core<T> {
         record: &'a Record,
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        self.check_rank(addr);
         match self.attempt(record, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
@@ -223,6 +225,21 @@ impl<T: Payload> Core<T> {
         }
     }
 
+    /// In debug builds, panics if this thread holds a VMA of a space that comes after
+    /// this one.
+    #[inline(always)]
+    fn check_rank(&self, addr: u64) {
+        if cfg!(debug_assertions)
+            && let Some(above) = local::held_above(&self.registry)
+        {
+            let (mine, theirs) = (&self.registry.name, &above.name);
+            panic!(
+                "looking up {addr:#x} in \"{mine}\" with a VMA of \"{theirs}\" held: a thread \
+                 that wants both looks up in \"{mine}\" first, which has the lower rank"
+            );
+        }
+    }
+
     /// A section has the VMA locked: sees whether to fail, go in or wait.
     #[cold]
     fn locked<'a>(
@@ -233,6 +250,18 @@ impl<T: Payload> Core<T> {
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        if slot.is_tried(seq) {
+            while slot.is_tried(seq) {
+                sync::thread::yield_now();
+            }
+            if !slot.is_locked(seq) {
+                let found = self.hold_what_is_there(record, entry);
+                if found.is_some() {
+                    record.counts.success.add();
+                }
+                return Ok(found);
+            }
+        }
         if self.writer.map_lock.is_mine() {
             self.leave(entry);
             return Err(LookupError::OwnWriteSection);
@@ -313,19 +342,28 @@ impl<T: Payload> Core<T> {
             }
             return Err(error);
         }
-        // No look at the lock: every later section over this address sees the
-        // mark, and waits for it.
+        Ok(self.hold_what_is_there(record, entry))
+    }
+
+    /// Takes the VMA that is there, with no look at the lock. For those whose entry
+    /// said that they wait before the section ended, or that they walk before they
+    /// saw it try: every later section over this address sees that, and waits.
+    fn hold_what_is_there<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        entry: &'a Entry,
+    ) -> Option<VmaReadGuard<'a, T>> {
         // SAFETY: the entry has said since before this root was loaded that this
-        // thread waits, which keeps what is found as a walk does.
-        match unsafe { tree::find(self.root(), addr) } {
+        // thread waits or walks, which keeps what is found.
+        match unsafe { tree::find(self.root(), entry.addr()) } {
             Some(slot) => {
                 debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
-                Ok(Some(self.hold(entry, slot)))
+                Some(self.hold(entry, slot))
             }
             None => {
                 self.leave(entry);
                 record.counts.miss.add();
-                Ok(None)
+                None
             }
         }
     }

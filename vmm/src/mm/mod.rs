@@ -58,8 +58,30 @@
 //! A section is planned, then locked and drained, then published. What can fail
 //! goes into the plan, or between [`WriteSection::lock`] and
 //! [`Drained::publish`]; dropping the section at any point before the latter
-//! leaves the map as it was. What is returned in [`Published::removed`] is dropped
+//! leaves the map as it was. Whom a long drain waits for can be told
+//! [while it lasts](LockOptions). What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
+//!
+//! # Merging
+//!
+//! As in Linux, nobody asks for it: what a section maps, protects or relocates is
+//! merged with its neighbours when the section locks its write set, where the two
+//! have the same flags, offsets that follow each other, and payloads that say they
+//! are the [same](Payload::same), which by default none does. It stays apart
+//!
+//! - under [`VmFlags::NOMERGE`], for what has an identity to keep;
+//! - at a border that a [`split`](WriteSection::split) has planned, until a later
+//!   step changes what lies on one side of it;
+//! - if a reader is at the neighbour. A merge is never waited for, nor tried again:
+//!   what you look up may be in more pieces than you mapped.
+//!
+//! What a merge absorbs is in [`Published::replaced`] and not in
+//! [`removed`](Published::removed). `mm` keeps the payload of the leftmost.
+//!
+//! # Several spaces
+//!
+//! A thread that needs VMAs of two spaces at once looks up in one always before
+//! the other; [`AddressSpace::ranked`] has debug builds see to it.
 
 mod bell;
 mod core;
@@ -79,7 +101,10 @@ mod lookup;
 mod loom_tests;
 mod mapguard;
 mod maplock;
+mod merge;
+mod next;
 mod node;
+mod options;
 mod pin;
 mod plan;
 mod range;
@@ -105,6 +130,7 @@ pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};
 pub use mapguard::MmapReadGuard;
+pub use options::{LockOptions, OnSlow};
 pub use pin::VmaPin;
 pub use range::AddrRange;
 pub use reader::Reader;

@@ -3,9 +3,10 @@
 //! A plan is laid over the tree in force, which stays as it is while the map lock
 //! is held: VMAs of the tree that go, and VMAs that come. A change of bounds or
 //! flags is both. What goes is the write set; nothing else is locked, and nothing
-//! that is not in the plan can be changed.
+//! that is not in the plan can be changed. A plan also knows the borders at which
+//! it would rather have no border: [`merge`](super::merge) sees to these.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::Child;
 use super::slot::Slot;
@@ -13,20 +14,23 @@ use super::{AddrRange, Payload, VmFlags, Vma, WriteError, tree};
 
 /// A plan over the tree with this root.
 pub(super) struct Plan<T> {
-    root: Child<T>,
+    pub(super) root: Child<T>,
     /// The space.
     space: AddrRange,
     /// The section's number.
-    seq: u64,
+    pub(super) seq: u64,
     /// VMAs of the tree that go, by their first address: the write set.
     pub(super) goes: BTreeMap<u64, *const Slot<T>>,
     /// VMAs that come, by their first address.
     pub(super) comes: BTreeMap<u64, Coming<T>>,
+    /// Where what comes begins or ends, and would be merged with what is there: by
+    /// the first address after the border.
+    pub(super) borders: BTreeSet<u64>,
     /// What will no longer be mapped.
     pub(super) gone: Vec<Gone<T>>,
-    /// VMAs that came and went within the plan, or were refused. They are dropped
-    /// with it, after the map lock is given up: their drop may use the map.
-    dropped: Vec<Vma<T>>,
+    /// VMAs that came and went within the plan, were refused or merged. They are
+    /// dropped with it, after the map lock is given up: their drop may use the map.
+    pub(super) dropped: Vec<Vma<T>>,
 }
 
 /// A VMA that comes.
@@ -52,6 +56,7 @@ impl<T: Payload> Plan<T> {
             seq,
             goes: BTreeMap::new(),
             comes: BTreeMap::new(),
+            borders: BTreeSet::new(),
             gone: Vec::new(),
             dropped: Vec::new(),
         }
@@ -142,7 +147,10 @@ impl<T: Payload> Plan<T> {
             .check_space(range)
             .and_then(|()| self.check_free(range));
         match checked {
-            Ok(()) => self.put(vma, true),
+            Ok(()) => {
+                self.put(vma, true);
+                self.merge_at(range);
+            }
             Err(_) => self.dropped.push(vma),
         }
         checked
@@ -197,6 +205,7 @@ impl<T: Payload> Plan<T> {
                     let vma = part.vma.with_flags(flags, self.seq);
                     self.put(vma, part.new);
                 }
+                self.merge_at(here);
             }
         }
         Ok(())
@@ -213,10 +222,13 @@ impl<T: Payload> Plan<T> {
                 range: AddrRange::new(addr, 1).expect("one address"),
             });
         };
-        if vma.range().start() == addr {
+        let right = AddrRange::inclusive(range.start(), vma.range().last());
+        let there = vma.range().start() == addr;
+        // Asked for, so not merged away by what was planned before.
+        self.borders.remove(&addr);
+        if there {
             return Ok(());
         }
-        let right = AddrRange::inclusive(range.start(), vma.range().last());
         if let Some(right) = right {
             for part in self.carve(right) {
                 self.put(part.vma, part.new);
@@ -259,6 +271,15 @@ impl<T: Payload> Plan<T> {
             let vma = part.vma.moved_to(start, self.seq);
             self.put(vma, part.new);
         }
+        // Borders inside move along.
+        let inside = self.borders.range(range.start()..=range.last());
+        let inside: Vec<u64> = inside.copied().collect();
+        for border in &inside {
+            self.borders.remove(border);
+        }
+        let moved = inside.iter().map(|border| to + (border - range.start()));
+        self.borders.extend(moved);
+        self.merge_at(target);
         Ok(())
     }
 
@@ -307,6 +328,12 @@ impl<T: Payload> Plan<T> {
             }
         }
         inside
+    }
+
+    /// What comes at `range` would be merged with its neighbours.
+    fn merge_at(&mut self, range: AddrRange) {
+        self.borders.insert(range.start());
+        self.borders.extend(range.end());
     }
 
     fn put(&mut self, vma: Vma<T>, new: bool) {

@@ -73,7 +73,7 @@ impl<T: Payload> Drop for Reader<'_, T> {
 impl<T: Payload> fmt::Debug for Reader<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader")
-            .field("space", &self.core.name)
+            .field("space", &self.core.registry.name)
             .finish_non_exhaustive()
     }
 }

@@ -15,16 +15,23 @@ pub(super) struct Registry {
     /// Never used twice, so that a thread-local cache cannot take a new space for
     /// one that is gone.
     pub(super) id: u64,
+    /// The space's, for messages.
+    pub(super) name: String,
+    /// The space's place in the order in which several are looked up; see
+    /// [`ranked`](super::AddressSpace::ranked).
+    pub(super) rank: Option<u32>,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
 }
 
 impl Registry {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(name: String, rank: Option<u32>) -> Self {
         // Not part of any model: only told apart, never ordered.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            name,
+            rank,
             head: AtomicPtr::new(ptr::null_mut()),
             closed: AtomicBool::new(false),
         }

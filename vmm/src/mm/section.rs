@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::core::Core;
 use super::drain::Members;
-use super::edit::{Edit, Version};
 use super::entry::State;
 use super::local;
+use super::next::Next;
 use super::plan::{Gone, Plan};
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
-use super::{AddrRange, DrainReport, Payload, VmFlags, Vma, WriteError};
+use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, WriteError};
 
 /// A write section that is being planned: the map lock is taken, no VMA is
 /// locked, nothing has changed. Dropping it gives everything up.
@@ -35,13 +35,13 @@ pub(super) struct Open<'a, T: Payload> {
     pub(super) core: &'a Core<T>,
     /// The section's first number.
     first: u64,
-    /// The number that `mm_lock_seq` has while something is locked.
-    locked: Option<u64>,
 }
 
 impl<T: Payload> Drop for Open<'_, T> {
     fn drop(&mut self) {
-        if let Some(seq) = self.locked {
+        // Only who has the map lock stores to it.
+        let seq = self.core.seq.load(Ordering::Relaxed);
+        if seq & 1 == 1 {
             self.core.gate.open(&self.core.seq, seq);
         }
         self.core.writer.map_lock.end_write();
@@ -61,11 +61,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let first = core.seq.load(Ordering::Relaxed).wrapping_add(1);
         Ok(Self {
             plan: Plan::new(core.root(), core.range, first),
-            open: Open {
-                core,
-                first,
-                locked: None,
-            },
+            open: Open { core, first },
         })
     }
 
@@ -129,18 +125,23 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// by a guard. A pin of a member that this thread has is waited for like
     /// anybody's, for ever: do not.
     pub fn lock(self) -> Result<Drained<'a, T>, WriteError> {
-        self.lock_by(None)
+        self.lock_with(LockOptions::default())
     }
 
     /// As [`lock`](Self::lock), but fails with [`WriteError::TimedOut`], nothing
     /// changed, if the readers are not gone by `deadline`.
     pub fn lock_until(self, deadline: Instant) -> Result<Drained<'a, T>, WriteError> {
-        self.lock_by(Some(deadline))
+        self.lock_with(LockOptions {
+            deadline: Some(deadline),
+            ..LockOptions::default()
+        })
     }
 
-    fn lock_by(self, deadline: Option<Instant>) -> Result<Drained<'a, T>, WriteError> {
+    /// As [`lock`](Self::lock), as the options say: with a deadline, and with
+    /// somebody to tell when it lasts, and by whom it is held.
+    pub fn lock_with(self, options: LockOptions<'_>) -> Result<Drained<'a, T>, WriteError> {
         // The map lock is given up first: bindings are dropped last to first.
-        let Self { mut plan, mut open } = self;
+        let Self { mut plan, open } = self;
         let core = open.core;
         let slots: Vec<_> = plan.goes.values().copied().collect();
         // SAFETY: in the tree in force, under the map lock.
@@ -155,13 +156,13 @@ impl<'a, T: Payload> WriteSection<'a, T> {
             return Err(WriteError::HoldsGuard);
         }
         // All that is to be built is built before anybody has to wait for it.
-        let next = Next::build(core, &mut plan);
-        open.locked = Some(open.first);
-        let outcome = core.lock_and_drain(&slots, &members, open.first, deadline);
-        open.locked = Some(outcome.seq);
-        let drained = Drained {
+        let neighbours = core.unread(&plan.neighbours(), open.first);
+        let next = Next::build(core, &mut plan, &neighbours, neighbours.is_empty());
+        let outcome = core.lock_and_drain(&slots, &members, open.first, options);
+        let mut drained = Drained {
             open,
             next,
+            spare: None,
             plan,
             drain: outcome.report,
         };
@@ -169,57 +170,8 @@ impl<'a, T: Payload> WriteSection<'a, T> {
             let report = drained.drain.clone();
             return Err(WriteError::TimedOut { report });
         }
+        drained.merge(neighbours, outcome.seq);
         Ok(drained)
-    }
-}
-
-/// The next version of the tree, with the slots that it adds.
-struct Next<T> {
-    version: Option<Version<T>>,
-    slots: Vec<*mut Slot<T>>,
-}
-
-impl<T: Payload> Next<T> {
-    fn build(core: &Core<T>, plan: &mut Plan<T>) -> Self {
-        let mut this = Self {
-            version: None,
-            slots: Vec::with_capacity(plan.comes.len()),
-        };
-        let mut edits = Vec::with_capacity(plan.goes.len() + plan.comes.len());
-        edits.extend(plan.goes.keys().map(|key| Edit {
-            key: *key,
-            slot: None,
-        }));
-        for (key, coming) in std::mem::take(&mut plan.comes) {
-            let slot = Box::into_raw(Slot::new(coming.vma));
-            this.slots.push(slot);
-            edits.push(Edit {
-                key,
-                slot: Some(slot.cast_const()),
-            });
-        }
-        // Where one goes and another comes, the latter is the edit: it sorts last,
-        // since the sort is stable.
-        edits.sort_by_key(|edit| edit.key);
-        edits.reverse();
-        edits.dedup_by_key(|edit| edit.key);
-        edits.reverse();
-        // SAFETY: the tree in force, under the map lock.
-        this.version = Some(unsafe { Version::new(core.root(), &edits) });
-        this
-    }
-}
-
-impl<T> Drop for Next<T> {
-    fn drop(&mut self) {
-        // Not published, then.
-        if let Some(version) = self.version.take() {
-            version.abandon();
-        }
-        for slot in self.slots.drain(..) {
-            // SAFETY: made from a box above and seen by nobody.
-            unsafe { drop(Box::from_raw(slot).take()) };
-        }
     }
 }
 
@@ -230,11 +182,41 @@ pub struct Drained<'a, T: Payload> {
     // In this order; see `WriteSection`.
     open: Open<'a, T>,
     next: Next<T>,
+    /// One that was built and is not what it should be. Dropped with the rest,
+    /// after the map lock is given up.
+    spare: Option<Next<T>>,
     plan: Plan<T>,
     drain: DrainReport,
 }
 
 impl<T: Payload> Drained<'_, T> {
+    /// Locks those `neighbours` that no reader is at, which the next version has
+    /// merged, and puts them into the write set.
+    fn merge(&mut self, neighbours: Vec<*const Slot<T>>, seq: u64) {
+        let core = self.open.core;
+        let locked = core.lock_unread(&neighbours, seq);
+        if locked.len() < neighbours.len() {
+            let next = Next::build(core, &mut self.plan, &locked, true);
+            self.spare = Some(std::mem::replace(&mut self.next, next));
+        }
+        for slot in locked {
+            // SAFETY: in the tree in force, under the map lock.
+            let start = unsafe { &*slot }.range().start();
+            self.plan.goes.insert(start, slot);
+        }
+    }
+
+    /// What is write-locked, in order.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn write_set(&self) -> Vec<AddrRange> {
+        let core = self.open.core;
+        let seq = core.seq.load(Ordering::Relaxed);
+        // SAFETY: the tree in force, under the map lock.
+        let slots = unsafe { super::tree::slots(core.root(), core.range) };
+        let locked = slots.filter(|slot| slot.is_locked(seq));
+        locked.map(|slot| slot.range()).collect()
+    }
+
     /// How the drain went.
     pub fn drain(&self) -> &DrainReport {
         &self.drain
@@ -254,10 +236,11 @@ impl<T: Payload> Drained<'_, T> {
     /// any more. Blocks for no reader.
     pub fn publish(self) -> Published<T> {
         let Self {
-            open,
-            mut next,
-            mut plan,
             drain,
+            mut plan,
+            spare: _spare,
+            next,
+            open,
         } = self;
         let core = open.core;
         let goes = std::mem::take(&mut plan.goes);
@@ -266,8 +249,7 @@ impl<T: Payload> Drained<'_, T> {
             // retired only below.
             unsafe { &**slot }.detach();
         }
-        let version = next.version.take().expect("built when it was locked");
-        next.slots.clear();
+        let version = next.into_version();
         core.set_root(version.root);
         core.writer.sections.fetch_add(1, Ordering::Relaxed);
         let mut removed = Vec::with_capacity(plan.gone.len());
@@ -291,7 +273,7 @@ impl<T: Payload> Drained<'_, T> {
             .map(|slot| unsafe { (**slot).take() })
             .collect();
         let number = open.first;
-        let last = open.locked.unwrap_or(number);
+        let last = core.seq.load(Ordering::Relaxed);
         drop(open);
         core.retire(version.into_stale(), goes.into_values().collect());
         Published {
@@ -319,8 +301,8 @@ pub struct Published<T> {
     /// it alone; where only a part of a VMA was unmapped, this is that part, and
     /// its payload a clone.
     pub removed: Vec<Vma<T>>,
-    /// The VMAs that others have taken the place of (split, moved, or with other
-    /// flags), as they were. There is no need to look at them.
+    /// The VMAs that others have taken the place of (split, moved, merged, or with
+    /// other flags), as they were. There is no need to look at them.
     pub replaced: Vec<Vma<T>>,
 }
 

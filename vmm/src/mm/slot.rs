@@ -29,7 +29,8 @@ pub(super) struct Slot<T> {
 #[repr(C, align(32))]
 pub(super) struct Inner<T> {
     range: AddrRange,
-    /// `vm_lock_seq`: the section that write-locked it last, 0 for none.
+    /// `vm_lock_seq`: the section that write-locked it last, 0 for none; with
+    /// [`TRIED`] flipped, the one that tries to.
     lock_seq: AtomicU64,
     /// Removed for good.
     detached: AtomicBool,
@@ -46,6 +47,10 @@ impl<T> std::ops::Deref for Slot<T> {
         unsafe { &*self.cell.get() }
     }
 }
+
+/// Tells a section that tries to lock a VMA from one that has locked it. The two
+/// are 2^62 sections apart.
+const TRIED: u64 = 1 << 63;
 
 // SAFETY: the VMA is only ever shared between threads as `&Vma<T>` (which wants
 // `T: Sync`) or handed from one to another (`T: Send`); all else is atomic or
@@ -78,6 +83,31 @@ impl<T> Slot<T> {
     pub(super) fn is_locked(&self, seq: u64) -> bool {
         self.life.touch();
         self.lock_seq.load(Ordering::Relaxed) == seq
+    }
+
+    /// Whether section `seq`, which is odd, has it write-locked or tries to.
+    #[inline]
+    pub(super) fn is_locked_or_tried(&self, seq: u64) -> bool {
+        self.life.touch();
+        (self.lock_seq.load(Ordering::Relaxed) ^ seq) & !TRIED == 0
+    }
+
+    /// Whether section `seq`, which is odd, tries to write-lock it. It does not for
+    /// long: see [`merge`](super::merge).
+    pub(super) fn is_tried(&self, seq: u64) -> bool {
+        self.life.touch();
+        self.lock_seq.load(Ordering::Relaxed) == seq ^ TRIED
+    }
+
+    /// Says that section `seq` tries to write-lock it. Ended by
+    /// [`mark`](Self::mark) or [`unmark`](Self::unmark).
+    pub(super) fn try_mark(&self, seq: u64) {
+        self.lock_seq.store(seq ^ TRIED, Ordering::Relaxed);
+    }
+
+    /// No section has it write-locked.
+    pub(super) fn unmark(&self) {
+        self.lock_seq.store(0, Ordering::Relaxed);
     }
 
     /// Puts it into the write set of section `seq`. Takes effect when

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{Core, Pace};
+use super::registry::Registry;
 use super::{
     AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, VmFlags,
     VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
@@ -21,6 +22,19 @@ impl<T: Payload> AddressSpace<T> {
         Self::starting_at(name, range, 0, Pace::default())
     }
 
+    /// As [`new`](Self::new), with a place in the order in which a thread looks up
+    /// in several spaces: one that holds a VMA of a space makes no waiting lookup
+    /// in a space of a lower rank. Two threads that did it crosswise, each beside a
+    /// writer, could wait for each other for ever. Debug builds panic where a
+    /// lookup breaks the order, whether or not it would have to wait. Spaces that
+    /// have no rank, or the same, are not told apart.
+    pub fn ranked(name: impl Into<String>, range: AddrRange, rank: u32) -> Self {
+        let registry = Registry::new(name.into(), Some(rank));
+        Self {
+            core: Arc::new(Core::new(registry, range, 0, Pace::default())),
+        }
+    }
+
     /// One whose sections are numbered from `seq + 1` on.
     pub(super) fn starting_at(
         name: impl Into<String>,
@@ -28,14 +42,15 @@ impl<T: Payload> AddressSpace<T> {
         seq: u64,
         pace: Pace,
     ) -> Self {
+        let registry = Registry::new(name.into(), None);
         Self {
-            core: Arc::new(Core::new(name.into(), range, seq, pace)),
+            core: Arc::new(Core::new(registry, range, seq, pace)),
         }
     }
 
     /// The name it was given.
     pub fn name(&self) -> &str {
-        &self.core.name
+        &self.core.registry.name
     }
 
     /// The addresses that may be mapped.
@@ -172,7 +187,7 @@ impl<T: Payload> AddressSpace<T> {
 impl<T: Payload> fmt::Debug for AddressSpace<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AddressSpace")
-            .field("name", &self.core.name)
+            .field("name", &self.core.registry.name)
             .field("range", &self.core.range)
             .finish_non_exhaustive()
     }

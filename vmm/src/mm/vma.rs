@@ -8,8 +8,11 @@ use super::{AddrRange, VmFlags};
 /// `Clone`, which should be cheap (an `Arc`).
 pub trait Payload: Clone + Send + Sync + 'static {
     /// Whether the two are one and the same thing, so that two neighbouring VMAs
-    /// that carry them, at offsets that follow each other, may be merged. The
-    /// default is that nothing is ever merged.
+    /// that carry them, with the same flags and at offsets that follow each other,
+    /// are merged when a section maps, protects or relocates one of them: as far as
+    /// [readers allow](super#merging). The default is that nothing is ever merged.
+    ///
+    /// Asked with the map lock taken: do not use the map.
     fn same(&self, other: &Self) -> bool {
         let _ = other;
         false
@@ -93,6 +96,33 @@ impl<T> Vma<T> {
         self.range
             .contains(addr)
             .then(|| self.offset + (addr - self.range.start()))
+    }
+
+    /// Whether the two are the same in all but extent, and `next` goes on where this
+    /// one ends.
+    pub(super) fn goes_on_as(&self, next: &Self) -> bool
+    where
+        T: Payload,
+    {
+        let offset = self
+            .range
+            .len()
+            .and_then(|len| self.offset.checked_add(len));
+        self.range.end() == Some(next.range.start())
+            && self.flags == next.flags
+            && !self.flags.contains(VmFlags::NOMERGE)
+            && offset == Some(next.offset)
+            && self.payload.same(&next.payload)
+    }
+
+    /// The same, up to the end of `next`, as section `generation` makes it.
+    pub(super) fn joined(self, next: &Self, generation: u64) -> Self {
+        let range = AddrRange::inclusive(self.range.start(), next.range.last());
+        Self {
+            range: range.expect("the caller has checked"),
+            generation,
+            ..self
+        }
     }
 
     /// What `vma` is, but for its payload, which is not looked at.

@@ -16,6 +16,7 @@ mod nest;
 mod pair;
 mod pins;
 mod wait;
+mod writers_merge;
 
 use loom::sync::Arc;
 use loom::thread;

@@ -16,7 +16,11 @@ const SIZE: u64 = 200;
 #[derive(Clone)]
 struct Counted(u64, #[allow(dead_code, reason = "counted")] Arc<()>);
 
-impl Payload for Counted {}
+impl Payload for Counted {
+    fn same(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
 
 /// What an address is: the payload, the offset in it, and the flags.
 type Cell = Option<(u64, u64, VmFlags)>;
@@ -91,6 +95,12 @@ fn expect(map: &[Cell], op: &Op, tag: u64) -> Option<Vec<Cell>> {
     Some(map)
 }
 
+/// What is mapped, and by which section each was made.
+fn versions(mm: &AddressSpace<Counted>) -> Vec<(AddrRange, u64)> {
+    let all = mm.vmas(mm.range());
+    all.iter().map(|vma| (vma.range, vma.generation)).collect()
+}
+
 /// The map as its readers see it, with its claims about itself.
 fn observe(mm: &AddressSpace<Counted>) -> Vec<Cell> {
     let map = mm.mmap_read_lock().unwrap();
@@ -154,7 +164,12 @@ proptest! {
                     _ => {
                         let drained = section.lock().unwrap();
                         let announced = drained.removed().count();
+                        let (before, locked) = (versions(&mm), drained.write_set());
                         let done = drained.publish();
+                        let after = versions(&mm);
+                        let changed = before.iter().filter(|vma| !after.contains(vma));
+                        let changed: Vec<_> = changed.map(|vma| vma.0).collect();
+                        prop_assert_eq!(locked, changed, "lock set = change set");
                         prop_assert_eq!(announced, done.removed.len());
                         let size = |vma: &Vma<Counted>| vma.range().len().unwrap();
                         let gone: u64 = done.removed.iter().map(size).sum();

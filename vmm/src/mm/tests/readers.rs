@@ -164,6 +164,39 @@ fn two_spaces_crosswise() {
     });
 }
 
+/// "Across spaces there is a rank": the port first, then the memory.
+#[test]
+fn spaces_are_looked_up_in_the_order_of_their_ranks() {
+    let ranked = |name, rank| {
+        let mm = Space::ranked(name, range(0, 1 << 20), rank);
+        mm.map(page(1), RAM, 0, Tag(1)).unwrap();
+        mm
+    };
+    let (pio, ram, other) = (ranked("pio", 0), ranked("ram", 1), space_with([1]));
+    let outer = pio.lock_vma_under_rcu_wait(at(1)).unwrap();
+    let inner = ram.lock_vma_under_rcu_wait(at(1)).unwrap();
+    drop(outer);
+    // What cannot wait, and what has no rank, is nobody's business; nor is a pin.
+    assert!(pio.lock_vma_under_rcu(at(1)).is_some());
+    assert!(other.lock_vma_under_rcu_wait(at(1)).unwrap().is_some());
+    assert!(ram.lock_vma_under_rcu_wait(at(1)).unwrap().is_some());
+    let look = || {
+        pio.lock_vma_under_rcu_wait(at(1))
+            .map(|found| found.is_some())
+    };
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(look));
+    if cfg!(debug_assertions) {
+        let message = *caught.unwrap_err().downcast::<String>().unwrap();
+        assert!(
+            message.contains("\"pio\" with a VMA of \"ram\" held"),
+            "{message}"
+        );
+    }
+    let pin = inner.unwrap().pin();
+    assert_eq!(look(), Ok(true));
+    drop(pin);
+}
+
 #[test]
 fn a_reader_handle_is_the_same_record() {
     let mm = space_with([1]);

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use super::super::WriteError;
+use super::super::{DrainReport, LockOptions, OnSlow, WriteError};
 use super::*;
 
 /// No slice of sleep is short enough here to end the drain: the reader's ring is
@@ -40,6 +40,83 @@ fn a_deadline_fails_cleanly_and_names_the_holder() {
     assert_eq!(guard.payload(), &Tag(1));
     drop(guard);
     assert_eq!(mm.unmap(page(1), None).unwrap().removed.len(), 1);
+}
+
+/// Told after a while, and again, who is there; and while it is told, nothing is
+/// locked: what is to be removed may be looked up.
+#[test]
+fn a_drain_that_lasts_names_who_holds() {
+    let mm = space_with([1, 2]);
+    let (held, go) = mpsc::channel();
+    let (done, wait) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let space = &mm;
+        let disk = thread::Builder::new().name("disk".into());
+        let disk = disk.spawn_scoped(scope, move || {
+            let one = space.lock_vma_under_rcu(at(1)).unwrap();
+            held.send(()).unwrap();
+            wait.recv().unwrap();
+            drop(one);
+        });
+        go.recv().unwrap();
+        let mut told = Vec::new();
+        let mut call = |report: &DrainReport| {
+            let looked = thread::scope(|scope| {
+                let look = || space.lock_vma_under_rcu_wait(at(2)).unwrap().is_some();
+                scope.spawn(look).join().unwrap()
+            });
+            assert!(looked && space.lock_vma_under_rcu(at(2)).is_some());
+            told.push(report.clone());
+            if told.len() == 2 {
+                done.send(()).unwrap();
+            }
+        };
+        let mut section = mm.mmap_write_lock().unwrap();
+        section.unmap(range(at(1), 0x2000)).unwrap();
+        let options = LockOptions {
+            deadline: None,
+            on_slow: Some(OnSlow {
+                after: Duration::from_millis(1),
+                call: &mut call,
+            }),
+        };
+        let published = section.lock_with(options).unwrap().publish();
+        assert!(published.rounds > 2);
+        disk.unwrap().join().unwrap();
+        assert!(told[0].waited >= Duration::from_millis(1));
+        assert!(told[1].waited > told[0].waited);
+        for report in &told[..2] {
+            assert_eq!(report.holders.len(), 1, "only who is there now");
+            assert_eq!(
+                (&*report.holders[0].thread, report.holders[0].addr),
+                ("disk", at(1))
+            );
+        }
+    });
+}
+
+/// The section is given up, and the numbers go on from where they were.
+#[test]
+fn a_panic_of_who_is_told_gives_the_section_up() {
+    let mm = space_with([1]);
+    let pin = mm.lock_vma_under_rcu(at(1)).unwrap().pin();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut section = mm.mmap_write_lock().unwrap();
+        section.unmap(page(1)).unwrap();
+        let options = LockOptions {
+            deadline: None,
+            on_slow: Some(OnSlow {
+                after: Duration::from_millis(30),
+                call: &mut |_| panic!("told"),
+            }),
+        };
+        let _ = section.lock_with(options);
+    }));
+    assert!(outcome.is_err());
+    assert!(mm.lock_vma_under_rcu(at(1)).is_some(), "not locked");
+    drop(pin);
+    let section = mm.mmap_write_lock().unwrap();
+    assert!(section.number() > 5, "more than one round was there before");
 }
 
 /// A holds 1 and waits, by means the map cannot know, for B, which waits for 2;

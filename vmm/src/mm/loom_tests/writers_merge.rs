@@ -1,0 +1,125 @@
+//! Merging beside readers: promise 12.
+
+use super::*;
+
+/// The same as any other with the same number.
+#[derive(Clone, Debug, PartialEq)]
+struct Part(u32);
+
+impl Payload for Part {
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+type Parts = Arc<AddressSpace<Part>>;
+
+/// One at [`A`], one at [`B`], which are the same but for their flags.
+fn parts() -> Parts {
+    let mm = AddressSpace::starting_at("model", range(0, 100), 0, pace(1));
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.map(a(), RAM, A, Part(7)).unwrap();
+    section.map(b(), ROM, B, Part(7)).unwrap();
+    section.lock().unwrap().publish();
+    Arc::new(mm)
+}
+
+/// Makes them the same; returns whether they were merged.
+fn merge(mm: &Parts) -> bool {
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.protect(b(), RAM).unwrap();
+    let done = section.lock().unwrap().publish();
+    assert!(done.removed.is_empty());
+    assert!(done.replaced.iter().all(|vma| *vma.payload() == Part(7)));
+    done.replaced.len() == 2
+}
+
+fn look(mm: &Parts, addr: u64) -> VmaReadGuard<'_, Part> {
+    mm.lock_vma_under_rcu_wait(addr)
+        .unwrap()
+        .expect("always mapped")
+}
+
+fn use_part(guard: &VmaReadGuard<'_, Part>) {
+    assert_eq!(*guard.payload(), Part(7));
+    let generation = guard.generation();
+    thread::yield_now();
+    assert_eq!(*guard.payload(), Part(7));
+    assert_eq!(guard.generation(), generation);
+}
+
+/// "A reader across a border that a writer merges": holding both sides, it has two
+/// that meet, or the one. A writer that merged under its first hold, or a lookup
+/// let in because of that hold to what is drained already, would break this.
+#[test]
+fn loom_across_a_border_that_is_merged() {
+    for addrs in [[A, B], [B, A]] {
+        model(move || {
+            let mm = parts();
+            let there = mm.clone();
+            let writer = thread::spawn(move || merge(&there));
+            let held = addrs.map(|addr| look(&mm, addr));
+            let mut ranges = held.each_ref().map(|guard| guard.range());
+            ranges.sort();
+            let both = ranges == [range(A, 20), range(A, 20)];
+            assert!(both || ranges == [a(), b()], "{ranges:?}");
+            held.iter().for_each(use_part);
+            drop(held);
+            assert!(writer.join().unwrap() || !both);
+        });
+    }
+}
+
+/// A reader of the neighbour alone: it has it at once or after one sleep, while
+/// one section may merge it and the next wants it as it is.
+#[test]
+fn loom_a_neighbour_that_is_tried() {
+    model(|| {
+        let mm = parts();
+        let there = mm.clone();
+        let writer = thread::spawn(move || {
+            merge(&there);
+            let mut section = there.mmap_write_lock().unwrap();
+            section.protect(a(), ROM).unwrap();
+            section.lock().unwrap().publish();
+        });
+        use_part(&look(&mm, A));
+        writer.join().unwrap();
+        assert_eq!(look(&mm, A).flags(), ROM);
+    });
+}
+
+/// Who holds the neighbour keeps it apart, and is not waited for: its guard is
+/// dropped only when the section is over.
+#[test]
+fn loom_a_held_neighbour_stays_apart() {
+    model(|| {
+        let mm = parts();
+        let guard = look(&mm, A);
+        let there = mm.clone();
+        let writer = thread::spawn(move || merge(&there));
+        assert!(!writer.join().unwrap());
+        use_part(&guard);
+        drop(guard);
+        assert_eq!(look(&mm, B).range(), b());
+    });
+}
+
+/// A pin of the neighbour that moves from entry to entry, past the scan.
+#[test]
+fn loom_a_pin_of_the_neighbour_is_copied() {
+    model(|| {
+        let mm = parts();
+        let pin = look(&mm, A).pin();
+        let there = mm.clone();
+        let writer = thread::spawn(move || merge(&there));
+        let copy = pin.clone();
+        drop(pin);
+        assert_eq!(*copy.payload(), Part(7));
+        assert!(
+            !writer.join().unwrap(),
+            "one of the two was there all the while"
+        );
+        assert_eq!(*copy.payload(), Part(7));
+    });
+}
