@@ -61,6 +61,8 @@
 //! leaves the map as it was. What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
 
+#[cfg(test)]
+mod audit;
 mod bell;
 mod core;
 mod drain;
@@ -69,6 +71,7 @@ mod entry;
 mod error;
 mod flags;
 mod gap;
+mod gap_tree;
 mod gate;
 mod grace;
 mod guard;
@@ -88,6 +91,7 @@ mod recent;
 mod record;
 mod registry;
 mod report;
+mod room;
 mod section;
 mod slot;
 mod space;

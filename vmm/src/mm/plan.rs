@@ -13,7 +13,7 @@ use super::{AddrRange, Payload, VmFlags, Vma, WriteError, tree};
 
 /// A plan over the tree with this root.
 pub(super) struct Plan<T> {
-    root: Child<T>,
+    pub(super) root: Child<T>,
     /// The space.
     space: AddrRange,
     /// The section's number.
