@@ -99,7 +99,7 @@ impl<T> Version<T> {
     unsafe fn rewrite(&mut self, child: Child<T>, edits: &[Edit<T>], out: &mut Vec<Item<T>>) {
         // SAFETY: says the caller.
         let node = unsafe { &*child.node() };
-        let old: Vec<Item<T>> = node.to_items(child.is_leaf()).collect();
+        let old: Vec<Item<T>> = node.to_items().collect();
         let mut new = Vec::with_capacity(old.len() + edits.len());
         // Ranges that only ever grow upwards leave full nodes behind.
         let appends = old.last().is_some_and(|item| edits[0].key > item.key);
@@ -128,19 +128,25 @@ impl<T> Version<T> {
         self.discard(child);
     }
 
-    /// Joins new nodes that have few children with a neighbour. Looks at pairs of
-    /// which at least one is new.
+    /// Joins nodes that have few children with a neighbour. Looks at pairs that were
+    /// none before: since a node is new, or what lay between them is gone, or their
+    /// parents were joined.
     fn join_small(&mut self, level: &mut Vec<Item<T>>) {
         let mut i = 0;
         while i + 1 < level.len() {
+            if level[i].leads(&level[i + 1]) {
+                i += 1;
+                continue;
+            }
             let (left, right) = (level[i].child, level[i + 1].child);
             // SAFETY: nodes of this version, which nobody frees but us.
             let (l, r) = unsafe { (&*left.node(), &*right.node()) };
-            let small = l.len() < FEW || r.len() < FEW;
-            let ours = self.is_fresh(left) || self.is_fresh(right);
-            if small && ours && l.len() + r.len() <= WIDTH {
+            if l.len().min(r.len()) < FEW && l.len() + r.len() <= WIDTH {
+                let mut items: Vec<_> = l.to_items().chain(r.to_items()).collect();
                 let leaf = left.is_leaf();
-                let items: Vec<_> = l.to_items(leaf).chain(r.to_items(leaf)).collect();
+                if !leaf {
+                    self.join_small(&mut items);
+                }
                 let joined = self.make(&items, leaf);
                 self.discard(left);
                 self.discard(right);
@@ -171,14 +177,11 @@ impl<T> Version<T> {
     }
 
     fn make(&mut self, items: &[Item<T>], leaf: bool) -> Child<T> {
-        // SAFETY: slots that stay or come, or nodes of this version.
+        // SAFETY: slots that stay or come, or nodes of this version; a node that
+        // they come from is discarded after the call.
         let node = unsafe { Node::make(items, leaf) };
         self.fresh.insert(node.into_raw());
         node
-    }
-
-    fn is_fresh(&self, node: Child<T>) -> bool {
-        self.fresh.contains(&node.into_raw())
     }
 
     /// The version does not have `node` after all.

@@ -40,11 +40,10 @@ pub(super) struct Node<T> {
 pub(super) struct Item<T> {
     pub(super) key: u64,
     pub(super) child: Child<T>,
-    /// The key that followed in the node it comes from, if one did, and the room
-    /// there was up to that: still right if the same key follows.
-    room: Option<(Option<u64>, Room)>,
-    /// The last address mapped below it, if the node it comes from says.
-    last: Option<u64>,
+    /// The node that it comes from, and its place there: what that says of it is
+    /// right as long as the same key follows. Null if it comes from none.
+    from: *const Node<T>,
+    place: usize,
 }
 
 impl<T> Clone for Item<T> {
@@ -57,28 +56,36 @@ impl<T> Copy for Item<T> {}
 impl<T> Item<T> {
     /// One that comes from no node.
     pub(super) fn new(key: u64, child: Child<T>) -> Self {
-        let (room, last) = (None, None);
+        let (from, place) = (ptr::null(), 0);
         Self {
             key,
             child,
-            room,
-            last,
+            from,
+            place,
         }
+    }
+
+    /// Whether `next` follows it in the node that both come from.
+    pub(super) fn leads(&self, next: &Self) -> bool {
+        !self.from.is_null() && self.from == next.from && self.place + 1 == next.place
     }
 
     /// The last address mapped below it.
     ///
     /// # Safety
     ///
-    /// The child is not freed, and is a slot if `leaf` says that it will be in a
-    /// leaf, or else a node.
+    /// Neither the child nor the node that it comes from is freed; the child is a
+    /// slot if `leaf` says that it is for a leaf, or else a node.
     unsafe fn last(&self, leaf: bool) -> u64 {
-        self.last.unwrap_or_else(|| match leaf {
+        // SAFETY: says the caller.
+        let from = unsafe { self.from.as_ref() };
+        match from.and_then(|from| from.last_at(self.place, leaf)) {
+            Some(last) => last,
             // SAFETY: says the caller.
-            true => unsafe { &*self.child.slot() }.range().last(),
+            None if leaf => unsafe { &*self.child.slot() }.range().last(),
             // SAFETY: says the caller.
-            false => unsafe { &*self.child.node() }.last,
-        })
+            None => unsafe { &*self.child.node() }.last,
+        }
     }
 
     /// The room from its key up to `next`, or below it if nothing follows.
@@ -87,8 +94,11 @@ impl<T> Item<T> {
     ///
     /// As for [`last`](Self::last).
     unsafe fn room(&self, next: Option<u64>, leaf: bool) -> Room {
-        if let Some((_, room)) = self.room.filter(|(key, _)| *key == next) {
-            return room;
+        // SAFETY: says the caller.
+        if let Some(from) = unsafe { self.from.as_ref() }
+            && from.next(self.place) == next
+        {
+            return from.room(self.place);
         }
         let below = match leaf {
             true => Room::NONE,
@@ -178,7 +188,8 @@ impl<T> Node<T> {
     ///
     /// # Safety
     ///
-    /// The children are not freed; they are slots for a leaf, or else nodes.
+    /// Neither the children nor the nodes that they come from are freed; they are
+    /// slots for a leaf, or else nodes.
     pub(super) unsafe fn make(items: &[Item<T>], leaf: bool) -> Child<T> {
         let end = items[items.len() - 1];
         let mut node = Box::new(Self {
@@ -262,31 +273,30 @@ impl<T> Node<T> {
     /// The node's children are not freed; `leaf` says whether it is a leaf.
     pub(super) unsafe fn gap_after(&self, i: usize, leaf: bool) -> Option<AddrRange> {
         let next = self.next(i)?;
-        let last = match leaf {
-            // Of a slot there is no inside: this is all the room there is.
-            true => next - self.lens[i] - 1,
-            // SAFETY: says the caller.
-            false => unsafe { &*self.children[i].node() }.last,
-        };
+        let last = self.last_at(i, leaf);
+        // SAFETY: says the caller.
+        let last = last.unwrap_or_else(|| unsafe { &*self.children[i].node() }.last);
         between(last, next)
     }
 
-    /// The children in use, in order, for a node that takes the place of this one,
-    /// which is a leaf or not.
-    pub(super) fn to_items(&self, leaf: bool) -> impl Iterator<Item = Item<T>> + '_ {
-        (self.items().enumerate()).map(move |(i, (key, child))| {
-            let next = self.next(i);
-            let last = match next {
-                None => Some(self.last),
-                Some(next) => leaf.then(|| next - self.lens[i] - 1),
-            };
-            let room = Some((next, self.room(i)));
-            Item {
-                key,
-                child,
-                room,
-                last,
-            }
+    /// The last address mapped below the child at place `i`, where the node knows:
+    /// always, if it is a leaf.
+    fn last_at(&self, i: usize, leaf: bool) -> Option<u64> {
+        match self.next(i) {
+            None => Some(self.last),
+            // Of a slot there is no inside: this is all the room there is.
+            Some(next) => leaf.then(|| next - self.lens[i] - 1),
+        }
+    }
+
+    /// The children in use, in order, for nodes that take the place of this one.
+    pub(super) fn to_items(&self) -> impl Iterator<Item = Item<T>> + '_ {
+        let from = ptr::from_ref(self);
+        (self.items().enumerate()).map(move |(place, (key, child))| Item {
+            key,
+            child,
+            from,
+            place,
         })
     }
 

@@ -42,7 +42,7 @@ pub(super) fn run() {
                 .map(|_| op(&mut random, size, longest, maps))
                 .collect();
             let published = world.section(&ops, fate(&mut random));
-            let shape = world.check();
+            let shape = world.check_some(random.usize(1..=size as usize));
             deepest = shape.depth.max(deepest);
             for word in [u64::from(published), shape.slots as u64, shape.nodes as u64] {
                 hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
