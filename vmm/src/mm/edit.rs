@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use super::node::{Child, Node, WIDTH};
+use super::node::{Child, Item, Node, WIDTH};
 use super::slot::Slot;
 
 /// A node with fewer children than this is joined with a neighbour when it is
 /// made.
-const FEW: usize = WIDTH / 4 + 1;
+pub(super) const FEW: usize = WIDTH / 4 + 1;
 
 /// One address at which the next version differs.
 pub(super) struct Edit<T> {
@@ -62,7 +62,7 @@ impl<T> Version<T> {
             let items = std::mem::take(&mut level);
             this.pack(items, false, true, &mut level);
         }
-        this.root = level.first().map_or(Child::null(), |(_, child)| *child);
+        this.root = level.first().map_or(Child::null(), |item| item.child);
         // An inner root with one child says nothing that the child does not.
         while !leaf && !this.root.is_null() && !this.root.is_leaf() {
             // SAFETY: a node of this version.
@@ -99,27 +99,27 @@ impl<T> Version<T> {
     unsafe fn rewrite(&mut self, child: Child<T>, edits: &[Edit<T>], out: &mut Vec<Item<T>>) {
         // SAFETY: says the caller.
         let node = unsafe { &*child.node() };
-        let old: Vec<Item<T>> = node.items().collect();
+        let old: Vec<Item<T>> = node.to_items().collect();
         let mut new = Vec::with_capacity(old.len() + edits.len());
         // Ranges that only ever grow upwards leave full nodes behind.
-        let appends = old.last().is_some_and(|(key, _)| edits[0].key > *key);
+        let appends = old.last().is_some_and(|item| edits[0].key > item.key);
         if child.is_leaf() {
             merge(&old, edits, &mut new);
             self.pack(new, true, appends, out);
         } else {
             let mut rest = edits;
-            for (i, (key, below)) in old.iter().enumerate() {
+            for (i, below) in old.iter().enumerate() {
                 let mine = match old.get(i + 1) {
-                    Some((next, _)) => rest.partition_point(|edit| edit.key < *next),
+                    Some(next) => rest.partition_point(|edit| edit.key < next.key),
                     None => rest.len(),
                 };
                 let (here, later) = rest.split_at(mine);
                 rest = later;
                 if here.is_empty() {
-                    new.push((*key, *below));
+                    new.push(*below);
                 } else {
                     // SAFETY: an inner node's children are nodes of its version.
-                    unsafe { self.rewrite(*below, here, &mut new) };
+                    unsafe { self.rewrite(below.child, here, &mut new) };
                 }
             }
             self.join_small(&mut new);
@@ -128,22 +128,29 @@ impl<T> Version<T> {
         self.discard(child);
     }
 
-    /// Joins new nodes that have few children with a neighbour. Looks at pairs of
-    /// which at least one is new.
+    /// Joins nodes that have few children with a neighbour. Looks at pairs that were
+    /// none before: since a node is new, or what lay between them is gone, or their
+    /// parents were joined.
     fn join_small(&mut self, level: &mut Vec<Item<T>>) {
         let mut i = 0;
         while i + 1 < level.len() {
-            let (left, right) = (level[i].1, level[i + 1].1);
+            if level[i].leads(&level[i + 1]) {
+                i += 1;
+                continue;
+            }
+            let (left, right) = (level[i].child, level[i + 1].child);
             // SAFETY: nodes of this version, which nobody frees but us.
             let (l, r) = unsafe { (&*left.node(), &*right.node()) };
-            let small = l.len() < FEW || r.len() < FEW;
-            let ours = self.is_fresh(left) || self.is_fresh(right);
-            if small && ours && l.len() + r.len() <= WIDTH {
-                let items: Vec<_> = l.items().chain(r.items()).collect();
-                let joined = self.make(&items, left.is_leaf());
+            if l.len().min(r.len()) < FEW && l.len() + r.len() <= WIDTH {
+                let mut items: Vec<_> = l.to_items().chain(r.to_items()).collect();
+                let leaf = left.is_leaf();
+                if !leaf {
+                    self.join_small(&mut items);
+                }
+                let joined = self.make(&items, leaf);
                 self.discard(left);
                 self.discard(right);
-                level[i] = (items[0].0, joined);
+                level[i] = Item::new(items[0].key, joined);
                 level.remove(i + 1);
             } else {
                 i += 1;
@@ -165,18 +172,16 @@ impl<T> Version<T> {
         };
         for chunk in items.chunks(each) {
             let node = self.make(chunk, leaf);
-            out.push((chunk[0].0, node));
+            out.push(Item::new(chunk[0].key, node));
         }
     }
 
     fn make(&mut self, items: &[Item<T>], leaf: bool) -> Child<T> {
-        let node = Node::make(items, leaf);
+        // SAFETY: slots that stay or come, or nodes of this version; a node that
+        // they come from is discarded after the call.
+        let node = unsafe { Node::make(items, leaf) };
         self.fresh.insert(node.into_raw());
         node
-    }
-
-    fn is_fresh(&self, node: Child<T>) -> bool {
-        self.fresh.contains(&node.into_raw())
     }
 
     /// The version does not have `node` after all.
@@ -190,11 +195,10 @@ impl<T> Version<T> {
     }
 }
 
-type Item<T> = (u64, Child<T>);
-
 impl<T> Edit<T> {
     fn item(&self) -> Option<Item<T>> {
-        self.slot.map(|slot| (self.key, Child::from_slot(slot)))
+        self.slot
+            .map(|slot| Item::new(self.key, Child::from_slot(slot)))
     }
 }
 
@@ -202,10 +206,10 @@ impl<T> Edit<T> {
 fn merge<T>(old: &[Item<T>], edits: &[Edit<T>], new: &mut Vec<Item<T>>) {
     let mut old = old.iter().peekable();
     for edit in edits {
-        while let Some(item) = old.next_if(|(key, _)| *key < edit.key) {
+        while let Some(item) = old.next_if(|item| item.key < edit.key) {
             new.push(*item);
         }
-        old.next_if(|(key, _)| *key == edit.key);
+        old.next_if(|item| item.key == edit.key);
         new.extend(edit.item());
     }
     new.extend(old);
@@ -245,6 +249,7 @@ pub(super) unsafe fn dismantle<T>(root: Child<T>, each: &mut impl FnMut(*const S
 
 #[cfg(test)]
 mod tests {
+    use super::super::audit::audit;
     use super::super::{AddrRange, VmFlags, Vma, tree};
     use super::*;
 
@@ -253,33 +258,9 @@ mod tests {
         Box::into_raw(Slot::new(Vma::new(range, VmFlags::NONE, 0, 1, ())))
     }
 
-    /// Depth, and the claims that the tree makes about itself.
-    fn check(root: Child<()>, top: bool) -> usize {
-        if root.is_null() {
-            return 0;
-        }
+    fn check(root: Child<()>) -> usize {
         // SAFETY: the test's own tree.
-        let node = unsafe { &*root.node() };
-        assert!((1..=WIDTH).contains(&node.len()));
-        assert!(top || node.len() > 0);
-        assert!(root.is_leaf() || !top || node.len() > 1, "collapsed");
-        let keys: Vec<u64> = node.items().map(|(key, _)| key).collect();
-        assert!(keys.is_sorted_by(|a, b| a < b));
-        let mut depths = BTreeSet::new();
-        for (key, child) in node.items() {
-            if root.is_leaf() {
-                // SAFETY: the test's own tree.
-                assert_eq!(unsafe { &*child.slot() }.range().start(), key);
-                depths.insert(0);
-            } else {
-                // SAFETY: the test's own tree.
-                let first = unsafe { &*child.node() }.items().next().unwrap().0;
-                assert_eq!(first, key, "keys are first addresses");
-                depths.insert(check(child, false));
-            }
-        }
-        assert_eq!(depths.len(), 1, "all leaves are equally deep");
-        depths.first().unwrap() + 1
+        unsafe { audit(root) }.depth
     }
 
     /// Grows and shrinks a tree by batches of edits.
@@ -319,7 +300,7 @@ mod tests {
                 // SAFETY: in no version that is left.
                 unsafe { free(node) };
             }
-            check(root, true);
+            check(root);
             let all = AddrRange::inclusive(0, u64::MAX).unwrap();
             // SAFETY: the test's own tree, on one thread.
             let there: Vec<_> = unsafe { tree::slots(root, all) }
@@ -373,7 +354,7 @@ mod tests {
                 unsafe { free(node) };
             }
         }
-        assert_eq!(check(root, true), 2);
+        assert_eq!(check(root), 2);
         // SAFETY: the test's own tree.
         unsafe {
             dismantle(root, &mut |slot| drop(Box::from_raw(slot.cast_mut())));

@@ -83,6 +83,8 @@
 //! A thread that needs VMAs of two spaces at once looks up in one always before
 //! the other; [`AddressSpace::ranked`] has debug builds see to it.
 
+#[cfg(test)]
+mod audit;
 mod bell;
 mod core;
 mod drain;
@@ -91,6 +93,7 @@ mod entry;
 mod error;
 mod flags;
 mod gap;
+mod gap_tree;
 mod gate;
 mod grace;
 mod guard;
@@ -113,6 +116,7 @@ mod recent;
 mod record;
 mod registry;
 mod report;
+mod room;
 mod section;
 mod slot;
 mod space;

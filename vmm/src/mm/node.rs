@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::AddrRange;
+use super::room::Room;
 use super::slot::Slot;
 use super::sync::Life;
 
@@ -15,12 +17,103 @@ pub(super) const WIDTH: usize = if cfg!(loom) { 4 } else { 16 };
 /// the first address mapped below it. Unused keys are `u64::MAX` and unused
 /// children repeat the last one in use, so that a search needs to know neither
 /// how many there are nor whether the last address is meant.
+///
+/// After these comes what only writers look at, on lines that no lookup loads: the
+/// [`Room`] from each child's key up to the next child's, which for the last child
+/// is that below it.
 #[repr(C, align(64))]
 pub(super) struct Node<T> {
     keys: [u64; WIDTH],
     children: [Child<T>; WIDTH],
+    lens: [u64; WIDTH],
+    orders: [u8; WIDTH],
+    zeros: [u8; WIDTH],
+    /// That between all that is below the node.
+    room: Room,
+    /// The last address mapped below it.
+    last: u64,
     len: u16,
     life: Life,
+}
+
+/// A child that is to be in a node.
+pub(super) struct Item<T> {
+    pub(super) key: u64,
+    pub(super) child: Child<T>,
+    /// The node that it comes from, and its place there: what that says of it is
+    /// right as long as the same key follows. Null if it comes from none.
+    from: *const Node<T>,
+    place: usize,
+}
+
+impl<T> Clone for Item<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Item<T> {}
+
+impl<T> Item<T> {
+    /// One that comes from no node.
+    pub(super) fn new(key: u64, child: Child<T>) -> Self {
+        let (from, place) = (ptr::null(), 0);
+        Self {
+            key,
+            child,
+            from,
+            place,
+        }
+    }
+
+    /// Whether `next` follows it in the node that both come from.
+    pub(super) fn leads(&self, next: &Self) -> bool {
+        !self.from.is_null() && self.from == next.from && self.place + 1 == next.place
+    }
+
+    /// The last address mapped below it.
+    ///
+    /// # Safety
+    ///
+    /// Neither the child nor the node that it comes from is freed; the child is a
+    /// slot if `leaf` says that it is for a leaf, or else a node.
+    unsafe fn last(&self, leaf: bool) -> u64 {
+        // SAFETY: says the caller.
+        let from = unsafe { self.from.as_ref() };
+        match from.and_then(|from| from.last_at(self.place, leaf)) {
+            Some(last) => last,
+            // SAFETY: says the caller.
+            None if leaf => unsafe { &*self.child.slot() }.range().last(),
+            // SAFETY: says the caller.
+            None => unsafe { &*self.child.node() }.last,
+        }
+    }
+
+    /// The room from its key up to `next`, or below it if nothing follows.
+    ///
+    /// # Safety
+    ///
+    /// As for [`last`](Self::last).
+    unsafe fn room(&self, next: Option<u64>, leaf: bool) -> Room {
+        // SAFETY: says the caller.
+        if let Some(from) = unsafe { self.from.as_ref() }
+            && from.next(self.place) == next
+        {
+            return from.room(self.place);
+        }
+        let below = match leaf {
+            true => Room::NONE,
+            // SAFETY: says the caller.
+            false => unsafe { &*self.child.node() }.room,
+        };
+        // SAFETY: passed on.
+        let after = next.and_then(|next| between(unsafe { self.last(leaf) }, next));
+        after.map_or(below, |free| below.or(Room::of(free)))
+    }
+}
+
+/// What is free between an address that is mapped and the next one.
+fn between(last: u64, next: u64) -> Option<AddrRange> {
+    AddrRange::inclusive(last.checked_add(1)?, next.checked_sub(1)?)
 }
 
 /// A pointer to a node or a slot. What it points to says the place where it was
@@ -92,20 +185,35 @@ impl<T> Child<T> {
 impl<T> Node<T> {
     /// A node with these children, 1 to [`WIDTH`] of them, in the order of their
     /// keys.
-    pub(super) fn make(items: &[(u64, Child<T>)], leaf: bool) -> Child<T> {
-        let last = items[items.len() - 1].1;
-        let mut keys = [u64::MAX; WIDTH];
-        let mut children = [last; WIDTH];
-        for (i, (key, child)) in items.iter().enumerate() {
-            keys[i] = *key;
-            children[i] = *child;
-        }
-        let node = Box::into_raw(Box::new(Self {
-            keys,
-            children,
+    ///
+    /// # Safety
+    ///
+    /// Neither the children nor the nodes that they come from are freed; they are
+    /// slots for a leaf, or else nodes.
+    pub(super) unsafe fn make(items: &[Item<T>], leaf: bool) -> Child<T> {
+        let end = items[items.len() - 1];
+        let mut node = Box::new(Self {
+            keys: [u64::MAX; WIDTH],
+            children: [end.child; WIDTH],
+            lens: [0; WIDTH],
+            orders: [0; WIDTH],
+            zeros: [0; WIDTH],
+            room: Room::NONE,
+            // SAFETY: passed on.
+            last: unsafe { end.last(leaf) },
             len: items.len() as u16,
             life: Life::begin(),
-        }));
+        });
+        for (i, item) in items.iter().enumerate() {
+            node.keys[i] = item.key;
+            node.children[i] = item.child;
+            let next = items.get(i + 1).map(|next| next.key);
+            // SAFETY: passed on.
+            let room = unsafe { item.room(next, leaf) };
+            (node.lens[i], node.orders[i], node.zeros[i]) = (room.len, room.order, room.zeros);
+            node.room = node.room.or(room);
+        }
+        let node = Box::into_raw(node);
         let tag = if leaf { LEAF } else { 0 };
         Child::from_raw(node.cast::<()>().map_addr(|addr| addr | tag))
     }
@@ -125,6 +233,71 @@ impl<T> Node<T> {
 
     pub(super) fn len(&self) -> usize {
         usize::from(self.len)
+    }
+
+    /// The first address mapped below it.
+    pub(super) fn first(&self) -> u64 {
+        self.keys[0]
+    }
+
+    /// The last address mapped below it.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The child at place `i`.
+    pub(super) fn at(&self, i: usize) -> Child<T> {
+        self.life.touch();
+        self.children[i]
+    }
+
+    /// The room from the key of the child at place `i` up to the next.
+    pub(super) fn room(&self, i: usize) -> Room {
+        Room {
+            len: self.lens[i],
+            order: self.orders[i],
+            zeros: self.zeros[i],
+        }
+    }
+
+    /// The key of the child after that at place `i`.
+    fn next(&self, i: usize) -> Option<u64> {
+        self.keys[..self.len()].get(i + 1).copied()
+    }
+
+    /// What is free between the child at place `i` and the next, where there is
+    /// one.
+    ///
+    /// # Safety
+    ///
+    /// The node's children are not freed; `leaf` says whether it is a leaf.
+    pub(super) unsafe fn gap_after(&self, i: usize, leaf: bool) -> Option<AddrRange> {
+        let next = self.next(i)?;
+        let last = self.last_at(i, leaf);
+        // SAFETY: says the caller.
+        let last = last.unwrap_or_else(|| unsafe { &*self.children[i].node() }.last);
+        between(last, next)
+    }
+
+    /// The last address mapped below the child at place `i`, where the node knows:
+    /// always, if it is a leaf.
+    fn last_at(&self, i: usize, leaf: bool) -> Option<u64> {
+        match self.next(i) {
+            None => Some(self.last),
+            // Of a slot there is no inside: this is all the room there is.
+            Some(next) => leaf.then(|| next - self.lens[i] - 1),
+        }
+    }
+
+    /// The children in use, in order, for nodes that take the place of this one.
+    pub(super) fn to_items(&self) -> impl Iterator<Item = Item<T>> + '_ {
+        let from = ptr::from_ref(self);
+        (self.items().enumerate()).map(move |(place, (key, child))| Item {
+            key,
+            child,
+            from,
+            place,
+        })
     }
 
     /// The children in use and their keys, in order.

@@ -1,0 +1,25 @@
+//! How a section ends.
+
+/// Where a section is given up, if it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Published,
+    /// After its last step.
+    Planned,
+    /// With its write set locked and drained.
+    Drained,
+    /// By a caller's side effect, which panics.
+    EffectPanics,
+    /// By a deadline: somebody has a pin.
+    TimedOut,
+    /// By a payload, of which this copy panics. Published if it has fewer.
+    CopyPanics(u64),
+}
+
+/// Those that give a section up, but for the last, which is many.
+pub(super) const ALL: [Fate; 4] = [
+    Fate::Planned,
+    Fate::Drained,
+    Fate::EffectPanics,
+    Fate::TimedOut,
+];
