@@ -112,7 +112,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     }
 
     /// The VMA, as planned so far, that covers `addr`, or else the first one after
-    /// it.
+    /// it. What will be [merged](super#merging) is not yet.
     pub fn find_vma(&self, addr: u64) -> Option<&Vma<T>> {
         self.plan.at_or_after(addr)
     }
