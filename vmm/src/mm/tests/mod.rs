@@ -2,8 +2,10 @@
 
 mod basic;
 mod oracle;
+mod parked;
 mod readers;
 mod storm;
+mod trees;
 mod writers;
 
 use std::sync::Arc;
