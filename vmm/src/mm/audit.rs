@@ -48,9 +48,10 @@ unsafe fn node<T>(child: Child<T>) -> Below {
     assert!((1..=WIDTH).contains(&node.len()));
     let below: Vec<_> = (node.items())
         .map(|(key, child)| {
-            // SAFETY: as above, and the node says which it is.
             let below = match leaf {
+                // SAFETY: as above, and a leaf's children are slots.
                 true => slot(unsafe { &*child.slot() }.range()),
+                // SAFETY: as above, and an inner node's children are nodes.
                 false => unsafe { self::node(child) },
             };
             assert_eq!(below.first, key, "keys are first addresses");

@@ -48,7 +48,9 @@
 //! writers store to. Dropping a guard is a store. A thread that holds many VMAs at
 //! once allocates more entries.
 //!
-//! A section copies the nodes on the way to what it changes. A drain scans the
+//! A section copies the nodes on the way to what it changes. A
+//! [gap](WriteSection::find_gap) is found by what the nodes know of the room below
+//! them, on lines that no lookup loads. A drain scans the
 //! records of all threads that ever used the space at the same time.
 //! [`protocol.md`](https://github.com/gracefault/gracefault/blob/main/vmm/docs/protocol.md)
 //! has the protocol, and says what each step is for.
@@ -58,8 +60,11 @@
 //! A section is planned, then locked and drained, then published. What can fail
 //! goes into the plan, or between [`WriteSection::lock`] and
 //! [`Drained::publish`]; dropping the section at any point before the latter
-//! leaves the map as it was. Whom a long drain waits for can be told
-//! [while it lasts](LockOptions). What is returned in [`Published::removed`] is dropped
+//! leaves the map as it was, and nothing behind; so does a panic in a step or a side
+//! effect, which unwinds through it. (Catch it outside of the section: a step that
+//! panicked is half planned.) A failed allocation is no error here: the standard
+//! library ends the process. Whom a long drain waits for can be told [while it
+//! lasts](LockOptions). What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
 //!
 //! # Merging

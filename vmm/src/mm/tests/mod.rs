@@ -4,9 +4,11 @@ mod basic;
 mod matrix;
 mod merge;
 mod oracle;
+mod parked;
 mod readers;
 mod regressions;
 mod storm;
+mod trees;
 mod writers;
 
 use std::sync::Arc;
