@@ -13,7 +13,7 @@ use super::registry::Registry;
 use super::slot::Slot;
 use super::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use super::sync::{Mutex, unless};
-use super::{AddrRange, MmStats, Payload};
+use super::{AddrRange, MmStats, Payload, Strategy};
 
 /// An address space. The words that every lookup loads come first; only a writer
 /// stores to them.
@@ -31,6 +31,7 @@ pub(super) struct Core<T: Payload> {
     pub(super) grace: Mutex<Grace<T>>,
     pub(super) name: String,
     pub(super) range: AddrRange,
+    pub(super) strategy: Strategy,
 }
 
 /// What writers write, on lines that no lookup loads.
@@ -67,12 +68,18 @@ impl Default for Pace {
 
 impl<T: Payload> Core<T> {
     /// An empty space. `seq` is where the sections' numbers start: an even number.
-    pub(super) fn new(name: String, range: AddrRange, seq: u64, pace: Pace) -> Self {
+    pub(super) fn new(
+        name: String,
+        range: AddrRange,
+        strategy: Strategy,
+        seq: u64,
+        pace: Pace,
+    ) -> Self {
         Self {
             root: AtomicPtr::new(Child::<T>::null().into_raw()),
             seq: AtomicU64::new(seq),
-            registry: Arc::new(Registry::new()),
-            bell: Bell::new(),
+            registry: Arc::new(Registry::new(strategy.is_aside())),
+            bell: Bell::new(strategy.is_aside()),
             writer: Writer {
                 map_lock: MapLock::new(),
                 moves: AtomicU64::new(0),
@@ -86,6 +93,7 @@ impl<T: Payload> Core<T> {
             grace: Mutex::new(Grace::new()),
             name,
             range,
+            strategy,
         }
     }
 

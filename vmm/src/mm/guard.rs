@@ -53,7 +53,9 @@ impl<T: Payload> Drop for VmaReadGuard<'_, T> {
         let addr = self.entry.addr();
         self.entry.clear();
         // The guard borrows the space, so there is a bell to ring.
-        self.core.bell.ring(addr);
+        if self.core.bell.is_wanted() {
+            self.core.put_and_ring(self.slot, addr);
+        }
     }
 }
 

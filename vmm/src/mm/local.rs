@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_thread_has_one_record_and_the_next_thread_gets_it() {
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(false));
         let first = ptr::from_ref(record(&registry).get()) as usize;
         assert_eq!(ptr::from_ref(record(&registry).get()) as usize, first);
         let theirs = || {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_record_is_not_claimed_while_something_is_in_it() {
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(false));
         let leave = |clear: bool| {
             let registry = registry.clone();
             let there = move || {
@@ -210,10 +210,10 @@ mod tests {
 
     #[test]
     fn a_closed_space_is_forgotten() {
-        let gone = Arc::new(Registry::new());
+        let gone = Arc::new(Registry::new(false));
         let _ = record(&gone);
         gone.close();
-        let _ = record(&Arc::new(Registry::new()));
+        let _ = record(&Arc::new(Registry::new(false)));
         assert_eq!(Arc::strong_count(&gone), 1);
     }
 
@@ -230,7 +230,7 @@ mod tests {
         }
         use super::super::entry::Entry;
         thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) } }
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(false));
         for _ in 0..3 {
             let registry = registry.clone();
             let there = move || {

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::entry::{Entry, State};
+use super::entry::Entry;
 use super::record::Record;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::{Watch, mutant, unless};
-use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, tree};
+use super::{AddrRange, KillFlag, LookupError, Payload, Strategy, VmaInfo, VmaReadGuard, tree};
 
 /// What may end the wait of a lookup early. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,12 +42,19 @@ pub struct Waited {
 /// How a lookup went, for those who record it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LookupPath {
-    /// The one sleep that there may be.
+    /// The one sleep that there may be. (Where a strategy sleeps more often, or for
+    /// the map lock: the section seen last and the time of all sleeps.)
     pub waited: Option<Waited>,
     /// Let in to a write-locked VMA, since the thread held another member of the
     /// same write set.
     pub nested: bool,
+    /// How often it began again: strategy [`Retry`](super::Strategy::Retry) alone
+    /// does, once for each sleep.
+    pub retries: u32,
 }
+
+/// What a waiting lookup says in the end.
+pub(super) type Found<'a, T> = Result<Option<VmaReadGuard<'a, T>>, LookupError>;
 
 /// How an attempt ended.
 pub(super) enum Attempt<'a, T: Payload> {
@@ -63,14 +70,14 @@ pub(super) enum Attempt<'a, T: Payload> {
 
 impl<T: Payload> Core<T> {
     /// Read-locks the VMA at `addr` unless there is none, or a writer has it.
-    /// `record` is the calling thread's.
+    /// `record` is the calling thread's, and `entry` an empty one of it.
     #[inline(always)]
     pub(super) fn attempt<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
+        entry: &'a Entry,
         addr: u64,
     ) -> Attempt<'a, T> {
-        let entry = record.vacant();
         entry.walk(addr);
         let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
         if let Some(slot) = record.recent.get(seq, addr) {
@@ -134,7 +141,10 @@ impl<T: Payload> Core<T> {
         record: &'a Record,
         addr: u64,
     ) -> Option<VmaReadGuard<'a, T>> {
-        match self.attempt(record, addr) {
+        let Some(entry) = record.first() else {
+            return self.try_lookup_aside(record, addr);
+        };
+        match self.attempt(record, entry, addr) {
             Attempt::Held(guard) => Some(guard),
             Attempt::Missing => None,
             Attempt::Locked { entry, .. } => {
@@ -157,7 +167,10 @@ impl<T: Payload> Core<T> {
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         *path = LookupPath::default();
-        match self.attempt(record, addr) {
+        let Some(entry) = record.first() else {
+            return self.lookup_aside(record, addr, pinned, options, path);
+        };
+        match self.attempt(record, entry, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
             Attempt::Locked { entry, slot, seq } => {
@@ -173,7 +186,10 @@ impl<T: Payload> Core<T> {
         record: &'a Record,
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
-        match self.attempt(record, addr) {
+        let Some(entry) = record.first() else {
+            return self.plain_lookup_aside(record, addr);
+        };
+        match self.attempt(record, entry, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
             Attempt::Locked { entry, slot, seq } => self.locked(
@@ -188,7 +204,7 @@ impl<T: Payload> Core<T> {
 
     /// A section has the VMA locked: sees whether to fail, go in or wait.
     #[cold]
-    fn locked<'a>(
+    pub(super) fn locked<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
         (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
@@ -199,6 +215,9 @@ impl<T: Payload> Core<T> {
         if self.writer.map_lock.is_mine() {
             self.leave(entry);
             return Err(LookupError::OwnWriteSection);
+        }
+        if matches!(self.strategy, Strategy::Retry | Strategy::Pin) {
+            return self.wait_as_posted(record, entry, seq, options, path);
         }
         if self.holds_member(record, pinned, seq) {
             path.nested = true;
@@ -214,7 +233,7 @@ impl<T: Payload> Core<T> {
     /// by now.
     fn holds_member(&self, record: &Record, pinned: Option<u64>, seq: u64) -> bool {
         let held = record.entries().filter_map(|entry| match entry.load() {
-            (State::Hold, addr) => Some(addr),
+            (state, addr) if state.is_guard() => Some(addr),
             _ => None,
         });
         held.chain(pinned).any(|addr| {
@@ -230,7 +249,7 @@ impl<T: Payload> Core<T> {
     fn admit<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
         let guard = self.hold(entry, slot);
         self.count_move();
-        guard
+        self.keep(guard)
     }
 
     /// A hold has come to be that a drain which is on may not have seen: to be
@@ -283,7 +302,7 @@ impl<T: Payload> Core<T> {
         match unsafe { tree::find(self.root(), addr) } {
             Some(slot) => {
                 debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
-                Ok(Some(self.hold(entry, slot)))
+                Ok(Some(self.keep(self.hold(entry, slot))))
             }
             None => {
                 self.leave(entry);

@@ -17,16 +17,19 @@ pub(super) struct Registry {
     pub(super) id: u64,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
+    /// Whether lookups keep their holds elsewhere than in records.
+    aside: bool,
 }
 
 impl Registry {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(aside: bool) -> Self {
         // Not part of any model: only told apart, never ordered.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             head: AtomicPtr::new(ptr::null_mut()),
             closed: AtomicBool::new(false),
+            aside,
         }
     }
 
@@ -36,7 +39,11 @@ impl Registry {
         if let Some(record) = self.records().find(|record| record.claim()) {
             return record;
         }
-        let record = Box::into_raw(Record::new());
+        let record = Record::new();
+        if self.aside {
+            record.reserve_first();
+        }
+        let record = Box::into_raw(record);
         // SAFETY: just allocated; it is freed by the registry's drop only.
         let this = unsafe { &*record };
         let mut head = self.head.load(Ordering::Relaxed);

@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::core::Core;
 use super::drain::Members;
 use super::edit::{Edit, Version};
-use super::entry::State;
 use super::local;
 use super::plan::{Gone, Plan};
 use super::slot::Slot;
@@ -52,8 +51,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// Takes the map lock.
     pub(super) fn open(core: &'a Core<T>) -> Result<Self, WriteError> {
         let record = local::record(&core.registry);
-        let holds = |state| matches!(state, State::Hold);
-        if record.entries().any(|entry| holds(entry.load().0)) {
+        if record.entries().any(|entry| entry.load().0.is_guard()) {
             return Err(WriteError::HoldsGuard);
         }
         core.writer.map_lock.write()?;
@@ -149,7 +147,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let mine = record
             .entries()
             .map(|entry| entry.load())
-            .any(|(state, addr)| state == State::Hold && members.contains(addr));
+            .any(|(state, addr)| state.is_guard() && members.contains(addr));
         if mine {
             return Err(WriteError::HoldsGuard);
         }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::core::{Core, Pace};
 use super::{
-    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, VmFlags,
-    VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
+    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, Strategy,
+    VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -18,18 +18,31 @@ pub struct AddressSpace<T: Payload> {
 impl<T: Payload> AddressSpace<T> {
     /// An empty map over `range`. The name is for messages.
     pub fn new(name: impl Into<String>, range: AddrRange) -> Self {
-        Self::starting_at(name, range, 0, Pace::default())
+        Self::with_strategy(name, range, Strategy::Native)
+    }
+
+    /// An empty map whose holds are kept, and whose lookups wait, by `strategy`. All
+    /// but the native one are there to be compared with; see what each
+    /// [can](Strategy::capabilities).
+    pub fn with_strategy(name: impl Into<String>, range: AddrRange, strategy: Strategy) -> Self {
+        Self::starting_at(name, range, strategy, 0, Pace::default())
+    }
+
+    /// How it keeps its holds and how its lookups wait.
+    pub fn strategy(&self) -> Strategy {
+        self.core.strategy
     }
 
     /// One whose sections are numbered from `seq + 1` on.
     pub(super) fn starting_at(
         name: impl Into<String>,
         range: AddrRange,
+        strategy: Strategy,
         seq: u64,
         pace: Pace,
     ) -> Self {
         Self {
-            core: Arc::new(Core::new(name.into(), range, seq, pace)),
+            core: Arc::new(Core::new(name.into(), range, strategy, seq, pace)),
         }
     }
 

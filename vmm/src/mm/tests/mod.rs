@@ -4,6 +4,7 @@ mod basic;
 mod oracle;
 mod readers;
 mod storm;
+mod strategies;
 mod writers;
 
 use std::sync::Arc;
