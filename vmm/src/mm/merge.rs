@@ -96,12 +96,10 @@ impl<T: Payload> Plan<T> {
         } else {
             self.comes.values().map(|c| c.vma.clone()).collect()
         };
-        // SAFETY: in the tree in force, under the map lock.
-        all.extend(
-            neighbours
-                .iter()
-                .map(|slot| unsafe { (**slot).vma() }.clone()),
-        );
+        all.extend(neighbours.iter().map(|slot| {
+            // SAFETY: in the tree in force, under the map lock.
+            unsafe { (**slot).vma() }.clone()
+        }));
         if !neighbours.is_empty() {
             all.sort_by_key(|vma| vma.range().start());
         }
