@@ -13,8 +13,9 @@ out=target/mutants
 mkdir -p "$out"
 
 # Steps that a model has to notice, and those that only threads can.
-loom="admission clear-mark detached detached-first drain drain-acquire grace
-grace-waiters kill-wake later-mark lock-check merge-fence merge-mark merge-scan moves piecemeal reader-fence recent
+loom="admission clear-mark count count-acquire count-release detached detached-first
+drain drain-acquire grace grace-waiters kill-wake later-mark lock-check merge-count
+merge-fence merge-mark merge-scan moves piecemeal reader-fence recent
 release root-acquire seq-acquire unlock-release vacant-acquire wake-waiters
 writer-fence"
 threads="reuse-held wake-writer"

@@ -193,7 +193,7 @@ fn native(regions: usize, effort: &Effort) -> Vec<Value> {
 
 /// Nanoseconds per replacement of region 0, which `holders` threads look up, hold
 /// for a moment, and let go.
-fn drain_beside(map: &peers::Native, holders: usize, time: Duration) -> f64 {
+fn drain_beside(map: &peers::Gracefault, holders: usize, time: Duration) -> f64 {
     let stop = AtomicBool::new(false);
     thread::scope(|s| {
         for _ in 0..holders {

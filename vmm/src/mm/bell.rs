@@ -18,6 +18,8 @@ use super::sync::{self, Condvar, Mutex, lock, mutant};
 #[derive(Debug)]
 pub(super) struct Bell {
     sleeping: AtomicBool,
+    /// Readers are to come by in any case; see [`strategy`](super::strategy).
+    always: bool,
     /// The addresses from the first to the last in the write set: readers
     /// elsewhere do not ring.
     low: AtomicU64,
@@ -27,10 +29,12 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    pub(super) fn new() -> Self {
+    /// With `always`, [`is_wanted`](Self::is_wanted) at all times.
+    pub(super) fn new(always: bool) -> Self {
         Self {
-            sleeping: AtomicBool::new(false),
-            low: AtomicU64::new(0),
+            sleeping: AtomicBool::new(always),
+            always,
+            low: AtomicU64::new(u64::MAX),
             high: AtomicU64::new(0),
             bed: Mutex::new(()),
             rung: Condvar::new(),
@@ -40,9 +44,21 @@ impl Bell {
     /// A reader of `addr` has stored that it leaves, or that it waits.
     #[inline]
     pub(super) fn ring(&self, addr: u64) {
-        if self.sleeping.load(Ordering::Relaxed) {
+        if self.is_wanted() {
             self.wake(addr);
         }
+    }
+
+    /// Whether who leaves has to do more than that.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+
+    /// Whether who gives up a hold comes by in any case.
+    #[inline]
+    pub(super) fn is_always_wanted(&self) -> bool {
+        self.always
     }
 
     #[cold]
@@ -79,7 +95,10 @@ impl Bell {
         } else {
             sync::sleep_slice(&self.rung, bed, slice)
         };
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.sleeping.store(self.always, Ordering::Relaxed);
+        // Nobody sleeps at any address.
+        self.low.store(u64::MAX, Ordering::Relaxed);
+        self.high.store(0, Ordering::Relaxed);
         drop(bed);
         rung
     }
@@ -87,6 +106,6 @@ impl Bell {
     /// Whether a writer is asleep, or about to be.
     #[cfg(all(test, not(loom)))]
     pub(super) fn is_sleeping(&self) -> bool {
-        self.sleeping.load(Ordering::Relaxed)
+        self.low.load(Ordering::Relaxed) <= self.high.load(Ordering::Relaxed)
     }
 }

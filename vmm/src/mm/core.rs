@@ -13,7 +13,7 @@ use super::registry::Registry;
 use super::slot::Slot;
 use super::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use super::sync::{Mutex, unless};
-use super::{AddrRange, MmStats, Payload};
+use super::{AddrRange, MmStats, Payload, Strategy};
 
 /// An address space. The words that every lookup loads come first; only a writer
 /// stores to them.
@@ -30,6 +30,7 @@ pub(super) struct Core<T: Payload> {
     pub(super) gate: Arc<Gate>,
     pub(super) grace: Mutex<Grace<T>>,
     pub(super) range: AddrRange,
+    pub(super) strategy: Strategy,
 }
 
 /// What writers write, on lines that no lookup loads.
@@ -69,12 +70,18 @@ impl Default for Pace {
 
 impl<T: Payload> Core<T> {
     /// An empty space. `seq` is where the sections' numbers start: an even number.
-    pub(super) fn new(registry: Registry, range: AddrRange, seq: u64, pace: Pace) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        range: AddrRange,
+        strategy: Strategy,
+        seq: u64,
+        pace: Pace,
+    ) -> Self {
         Self {
             root: AtomicPtr::new(Child::<T>::null().into_raw()),
             seq: AtomicU64::new(seq),
             registry: Arc::new(registry),
-            bell: Bell::new(),
+            bell: Bell::new(strategy.is_aside()),
             writer: Writer {
                 map_lock: MapLock::new(),
                 moves: AtomicU64::new(0),
@@ -87,6 +94,7 @@ impl<T: Payload> Core<T> {
             gate: Arc::new(Gate::new()),
             grace: Mutex::new(Grace::new()),
             range,
+            strategy,
         }
     }
 

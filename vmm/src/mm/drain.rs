@@ -208,7 +208,9 @@ impl<T: Payload> Drain<'_, T> {
         }
         // Whoever moved a hold bumped the count before giving the old one up; and
         // that was acquired where this scan found it gone.
-        clear && self.core.writer.moves.load(Ordering::Relaxed) == moves
+        clear
+            && self.core.is_uncounted(&self.members.ranges)
+            && self.core.writer.moves.load(Ordering::Relaxed) == moves
     }
 
     /// How it went so far: with all readers, or those that the last scan has found.

@@ -9,6 +9,8 @@ const WALK: u64 = 2;
 const HOLD: u64 = 4;
 const PIN: u64 = 6;
 const BARE: u64 = 8;
+const NOTE: u64 = 10;
+const RESERVED: u64 = 12;
 
 /// What an entry says. Sections have odd numbers, so that one word tells a wait
 /// for any of them from everything else, and no wait is ever taken for one for a
@@ -27,6 +29,8 @@ pub(super) enum State {
     Wait(u64),
     /// Walks over the tree and will hold nothing.
     Bare,
+    /// Tells the thread that it holds the VMA by other means; nothing to a writer.
+    Note,
 }
 
 /// An entry of a reader record: a state and an address, never a pointer, so that
@@ -58,6 +62,17 @@ impl Entry {
         self.state.load(unless("vacant-acquire", Ordering::Acquire)) == EMPTY
     }
 
+    /// Never to be filled, nor to be seen by anybody; see
+    /// [`strategy`](super::strategy).
+    pub(super) fn reserve(&self) {
+        self.state.store(RESERVED, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is in it, be it for ever.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_empty() || self.state.load(Ordering::Relaxed) == RESERVED
+    }
+
     /// Publishes a walk to `addr`, with a full fence.
     #[inline]
     pub(super) fn walk(&self, addr: u64) {
@@ -87,6 +102,17 @@ impl Entry {
         self.pin();
     }
 
+    /// From a hold to a note of one that is kept elsewhere by now.
+    pub(super) fn note(&self) {
+        self.state.store(NOTE, Ordering::Release);
+    }
+
+    /// From empty to a note.
+    pub(super) fn note_at(&self, addr: u64) {
+        self.addr.store(addr, Ordering::Release);
+        self.note();
+    }
+
     /// From a walk to a wait for the end of section `seq`.
     pub(super) fn wait(&self, seq: u64) {
         self.state.store(seq, Ordering::Release);
@@ -110,11 +136,12 @@ impl Entry {
     pub(super) fn load(&self) -> (State, u64) {
         let order = unless("drain-acquire", Ordering::Acquire);
         let state = match self.state.load(order) {
-            EMPTY => State::Empty,
+            EMPTY | RESERVED => State::Empty,
             WALK => State::Walk,
             HOLD => State::Hold,
             PIN => State::Pin,
             BARE => State::Bare,
+            NOTE => State::Note,
             seq => State::Wait(seq),
         };
         (state, self.addr.load(order))
@@ -125,7 +152,7 @@ impl State {
     /// Whether a drain of section `seq` waits for such an entry in its write set.
     pub(super) fn delays(self, seq: u64) -> bool {
         match self {
-            Self::Empty | Self::Bare => false,
+            Self::Empty | Self::Bare | Self::Note => false,
             Self::Wait(other) => other != seq && !mutant("later-mark"),
             Self::Walk | Self::Hold | Self::Pin => true,
         }
@@ -137,8 +164,13 @@ impl State {
         match self {
             Self::Walk | Self::Bare => true,
             Self::Wait(_) => !mutant("grace-waiters"),
-            Self::Empty | Self::Hold | Self::Pin => false,
+            Self::Empty | Self::Hold | Self::Pin | Self::Note => false,
         }
+    }
+
+    /// Whether the thread that owns the record holds it by a guard.
+    pub(super) fn is_guard(self) -> bool {
+        matches!(self, Self::Hold | Self::Note)
     }
 
     /// How a report calls it.
@@ -146,7 +178,7 @@ impl State {
         match self {
             Self::Wait(_) => HoldKind::Wait,
             Self::Pin => HoldKind::Pin,
-            Self::Hold => HoldKind::Hold,
+            Self::Hold | Self::Note => HoldKind::Hold,
             Self::Empty | Self::Walk | Self::Bare => HoldKind::Walk,
         }
     }

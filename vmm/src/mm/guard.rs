@@ -55,10 +55,11 @@ impl<T: Payload> Drop for VmaReadGuard<'_, T> {
         // Looked at before the hold ends, since the slot may be freed after it. Who
         // holds what no section has marked has nobody to wake.
         let marked = self.slot.is_locked(self.core.seq.load(Ordering::Relaxed));
+        let rings = marked | self.core.bell.is_always_wanted();
         self.entry.clear();
         // The guard borrows the space, so there is a bell to ring.
-        if marked {
-            self.core.bell.ring(addr);
+        if rings {
+            self.core.put_and_ring(self.slot, addr);
         }
     }
 }

@@ -13,7 +13,6 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 
-use super::entry::State;
 use super::record::Record;
 use super::registry::Registry;
 
@@ -167,7 +166,7 @@ pub(super) fn held_above(registry: &Registry) -> Option<Arc<Registry>> {
         let held = above.find(|claim| {
             // SAFETY: the record lives as long as its registry.
             let mut entries = unsafe { &*claim.record }.entries();
-            entries.any(|entry| entry.load().0 == State::Hold)
+            entries.any(|entry| entry.load().0.is_guard())
         });
         held.map(|claim| claim.registry.clone())
     });
@@ -189,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_thread_has_one_record_and_the_next_thread_gets_it() {
-        let registry = Arc::new(Registry::new("test".into(), None));
+        let registry = Arc::new(Registry::new("test".into(), None, false));
         let first = ptr::from_ref(record(&registry).get()) as usize;
         assert_eq!(ptr::from_ref(record(&registry).get()) as usize, first);
         let theirs = || {
@@ -205,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_record_is_not_claimed_while_something_is_in_it() {
-        let registry = Arc::new(Registry::new("test".into(), None));
+        let registry = Arc::new(Registry::new("test".into(), None, false));
         let leave = |clear: bool| {
             let registry = registry.clone();
             let there = move || {
@@ -228,10 +227,10 @@ mod tests {
 
     #[test]
     fn a_closed_space_is_forgotten() {
-        let gone = Arc::new(Registry::new("test".into(), None));
+        let gone = Arc::new(Registry::new("test".into(), None, false));
         let _ = record(&gone);
         gone.close();
-        let _ = record(&Arc::new(Registry::new("test".into(), None)));
+        let _ = record(&Arc::new(Registry::new("test".into(), None, false)));
         assert_eq!(Arc::strong_count(&gone), 1);
     }
 
@@ -248,7 +247,7 @@ mod tests {
         }
         use super::super::entry::Entry;
         thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) } }
-        let registry = Arc::new(Registry::new("test".into(), None));
+        let registry = Arc::new(Registry::new("test".into(), None, false));
         for _ in 0..3 {
             let registry = registry.clone();
             let there = move || {

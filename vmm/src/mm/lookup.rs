@@ -15,12 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::entry::{Entry, State};
+use super::entry::Entry;
 use super::record::Record;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::{self, Watch, mutant, unless};
-use super::{AddrRange, KillFlag, LookupError, Payload, VmaInfo, VmaReadGuard, local, tree};
+use super::{
+    AddrRange, KillFlag, LookupError, Payload, Strategy, VmaInfo, VmaReadGuard, local, tree,
+};
 
 /// What may end the wait of a lookup early. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,12 +47,19 @@ pub struct Waited {
 /// How a lookup went, for those who record it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LookupPath {
-    /// The one sleep that there may be.
+    /// The one sleep that there may be. (Where a strategy sleeps more often, or for
+    /// the map lock: the section seen last and the time of all sleeps.)
     pub waited: Option<Waited>,
     /// Let in to a write-locked VMA, since the thread held another member of the
     /// same write set.
     pub nested: bool,
+    /// How often it began again: strategy [`Retry`](super::Strategy::Retry) alone
+    /// does, once for each sleep.
+    pub retries: u32,
 }
+
+/// What a waiting lookup says in the end.
+pub(super) type Found<'a, T> = Result<Option<VmaReadGuard<'a, T>>, LookupError>;
 
 /// How an attempt ended.
 pub(super) enum Attempt<'a, T: Payload> {
@@ -66,14 +75,14 @@ pub(super) enum Attempt<'a, T: Payload> {
 
 impl<T: Payload> Core<T> {
     /// Read-locks the VMA at `addr` unless there is none, or a writer has it.
-    /// `record` is the calling thread's.
+    /// `record` is the calling thread's, and `entry` an empty one of it.
     #[inline(always)]
     pub(super) fn attempt<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
+        entry: &'a Entry,
         addr: u64,
     ) -> Attempt<'a, T> {
-        let entry = record.vacant();
         entry.walk(addr);
         let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
         if seq & 1 == 1 || mutant("detached-first") {
@@ -171,7 +180,10 @@ impl<T: Payload> Core<T> {
         record: &'a Record,
         addr: u64,
     ) -> Option<VmaReadGuard<'a, T>> {
-        match self.attempt(record, addr) {
+        let Some(entry) = record.first() else {
+            return self.try_lookup_aside(record, addr);
+        };
+        match self.attempt(record, entry, addr) {
             Attempt::Held(guard) => Some(guard),
             Attempt::Missing => None,
             Attempt::Locked { entry, .. } => {
@@ -195,7 +207,10 @@ impl<T: Payload> Core<T> {
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         *path = LookupPath::default();
         self.check_rank(addr);
-        match self.attempt(record, addr) {
+        let Some(entry) = record.first() else {
+            return self.lookup_aside(record, addr, pinned, options, path);
+        };
+        match self.attempt(record, entry, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
             Attempt::Locked { entry, slot, seq } => {
@@ -212,7 +227,10 @@ impl<T: Payload> Core<T> {
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         self.check_rank(addr);
-        match self.attempt(record, addr) {
+        let Some(entry) = record.first() else {
+            return self.plain_lookup_aside(record, addr);
+        };
+        match self.attempt(record, entry, addr) {
             Attempt::Held(guard) => Ok(Some(guard)),
             Attempt::Missing => Ok(None),
             Attempt::Locked { entry, slot, seq } => self.locked(
@@ -242,7 +260,7 @@ impl<T: Payload> Core<T> {
 
     /// A section has the VMA locked: sees whether to fail, go in or wait.
     #[cold]
-    fn locked<'a>(
+    pub(super) fn locked<'a>(
         self: &'a Arc<Self>,
         record: &'a Record,
         (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
@@ -250,21 +268,15 @@ impl<T: Payload> Core<T> {
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
-        if slot.is_tried(seq) {
-            while slot.is_tried(seq) {
-                sync::thread::yield_now();
-            }
-            if !slot.is_locked(seq) {
-                let found = self.hold_what_is_there(record, entry);
-                if found.is_some() {
-                    record.counts.success.add();
-                }
-                return Ok(found);
-            }
+        if let Some(found) = self.past_a_try(record, (entry, slot, seq)) {
+            return Ok(found);
         }
         if self.writer.map_lock.is_mine() {
             self.leave(entry);
             return Err(LookupError::OwnWriteSection);
+        }
+        if matches!(self.strategy, Strategy::Retry | Strategy::Pin) {
+            return self.wait_as_posted(record, entry, seq, options, path);
         }
         if self.holds_member(record, pinned, seq) {
             path.nested = true;
@@ -274,13 +286,36 @@ impl<T: Payload> Core<T> {
         self.wait_and_hold(record, entry, seq, options, path)
     }
 
+    /// If section `seq` tries to lock the VMA, waits for how that ends; and takes
+    /// what is there if it did not lock it. `None` if it has it locked.
+    pub(super) fn past_a_try<'a>(
+        self: &'a Arc<Self>,
+        record: &'a Record,
+        (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
+    ) -> Option<Option<VmaReadGuard<'a, T>>> {
+        if !slot.is_tried(seq) {
+            return None;
+        }
+        while slot.is_tried(seq) {
+            sync::thread::yield_now();
+        }
+        if slot.is_locked(seq) {
+            return None;
+        }
+        let found = self.hold_what_is_there(record, entry);
+        if found.is_some() {
+            record.counts.success.add();
+        }
+        Some(found)
+    }
+
     /// Whether this thread holds, or its caller's pin does, a member of the write
     /// set of section `seq`. Then that section's drain is still on, since it waits
     /// for just that hold. Pins in the record do not count: they may be anybody's
     /// by now.
     fn holds_member(&self, record: &Record, pinned: Option<u64>, seq: u64) -> bool {
         let held = record.entries().filter_map(|entry| match entry.load() {
-            (State::Hold, addr) => Some(addr),
+            (state, addr) if state.is_guard() => Some(addr),
             _ => None,
         });
         held.chain(pinned).any(|addr| {
@@ -296,7 +331,7 @@ impl<T: Payload> Core<T> {
     fn admit<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
         let guard = self.hold(entry, slot);
         self.count_move();
-        guard
+        self.keep(guard)
     }
 
     /// A hold has come to be that a drain which is on may not have seen: to be
@@ -358,7 +393,7 @@ impl<T: Payload> Core<T> {
         match unsafe { tree::find(self.root(), entry.addr()) } {
             Some(slot) => {
                 debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
-                Some(self.hold(entry, slot))
+                Some(self.keep(self.hold(entry, slot)))
             }
             None => {
                 self.leave(entry);

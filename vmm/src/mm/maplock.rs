@@ -1,4 +1,10 @@
 //! The map lock (`mmap_lock`): one writer, or any number of readers of the map.
+//!
+//! It is fair by phases: who comes to read waits behind a writer that waits, and
+//! when a writer is done, all readers that wait get the lock before the next writer.
+//! So a reader waits for one write section, and readers that come without rest do not
+//! keep a writer out. A thread that has it for reading may take it so again, past
+//! writers that wait, since they wait for that thread.
 
 use std::time::Instant;
 
@@ -7,7 +13,7 @@ use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex, lock, wait_ignoring_poison, wait_until};
 use super::{LookupError, WriteError};
 
-/// Serialises writers. No lookup that waits for a writer takes it.
+/// Serialises writers. No native lookup takes it.
 #[derive(Debug)]
 pub(super) struct MapLock {
     state: Mutex<State>,
@@ -26,6 +32,19 @@ struct State {
     /// Writers that wait. Readers who come after them let them go first: a `map`
     /// command in a loop must not keep hotplug out.
     waiting: usize,
+    /// The tokens of readers that wait. Who ends a phase lets all of them in.
+    queue: Vec<u64>,
+    /// How often readers that waited were let in.
+    phase: u64,
+}
+
+impl State {
+    /// Lets in the readers that wait.
+    fn admit(&mut self) {
+        let queue = std::mem::take(&mut self.queue);
+        self.readers.extend(queue);
+        self.phase = self.phase.wrapping_add(1);
+    }
 }
 
 impl MapLock {
@@ -59,8 +78,11 @@ impl MapLock {
         }
         state.waiting -= 1;
         if state.written || !state.readers.is_empty() {
-            drop(state);
             // Readers that let this writer go first.
+            if !state.written && state.waiting == 0 {
+                state.admit();
+            }
+            drop(state);
             self.changed.notify_all();
             return Err(WriteError::LockTimedOut);
         }
@@ -77,7 +99,10 @@ impl MapLock {
 
     pub(super) fn end_write(&self) {
         self.owner.store(0, Ordering::Relaxed);
-        lock(&self.state).written = false;
+        let mut state = lock(&self.state);
+        state.written = false;
+        state.admit();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -87,13 +112,48 @@ impl MapLock {
         if self.is_mine() {
             return Err(LookupError::OwnWriteSection);
         }
+        if !self.try_read_again() {
+            self.read_in_turn();
+        }
+        Ok(())
+    }
+
+    /// Takes it for reading if no writer has it or waits.
+    pub(super) fn try_read(&self) -> bool {
+        let mut state = lock(&self.state);
+        let free = !state.written && state.waiting == 0;
+        if free {
+            state.readers.push(local::token());
+        }
+        free
+    }
+
+    /// Takes it for reading if the thread has it so.
+    pub(super) fn try_read_again(&self) -> bool {
         let me = local::token();
         let mut state = lock(&self.state);
-        while state.written || (state.waiting > 0 && !state.readers.contains(&me)) {
+        let mine = state.readers.contains(&me);
+        if mine {
+            state.readers.push(me);
+        }
+        mine
+    }
+
+    /// Takes it for reading, behind a writer that waits. Not for a thread that has
+    /// it in either way.
+    pub(super) fn read_in_turn(&self) {
+        let me = local::token();
+        let mut state = lock(&self.state);
+        if !state.written && state.waiting == 0 {
+            state.readers.push(me);
+            return;
+        }
+        state.queue.push(me);
+        let phase = state.phase;
+        while state.phase == phase {
             state = wait_ignoring_poison(&self.changed, state);
         }
-        state.readers.push(me);
-        Ok(())
+        // Who ended the phase has let this thread in.
     }
 
     /// Gives it up; called by the thread that took it.
@@ -103,7 +163,8 @@ impl MapLock {
         if let Some(at) = state.readers.iter().position(|reader| *reader == me) {
             state.readers.swap_remove(at);
         }
-        if state.readers.is_empty() {
+        // Readers that wait do so for the end of a section.
+        if state.readers.is_empty() && state.waiting > 0 {
             drop(state);
             self.changed.notify_all();
         }

@@ -167,14 +167,18 @@ impl<T: Payload> Core<T> {
             .filter(|(state, _)| state.delays(seq))
             .map(|(_, addr)| addr)
             .collect();
+        let unread = slots.iter().filter(|slot| {
+            // SAFETY: in the tree in force, under the map lock.
+            let slot = unsafe { &***slot };
+            let range = slot.range();
+            // In this order: a hold is counted before its entry stops saying so.
+            let read = there.range(range.start()..=range.last()).next().is_some();
+            !read && (slot.is_uncounted() || mutant("merge-count"))
+        });
+        let unread = unread.copied().collect();
         if self.writer.moves.load(Ordering::Relaxed) != moves {
             return Vec::new();
         }
-        let unread = slots.iter().filter(|slot| {
-            // SAFETY: in the tree in force, under the map lock.
-            let range = unsafe { &***slot }.range();
-            there.range(range.start()..=range.last()).next().is_none()
-        });
-        unread.copied().collect()
+        unread
     }
 }

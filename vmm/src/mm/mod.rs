@@ -55,6 +55,13 @@
 //! [`protocol.md`](https://github.com/gracefault/gracefault/blob/main/vmm/docs/protocol.md)
 //! has the protocol, and says what each step is for.
 //!
+//! # Other strategies
+//!
+//! [`AddressSpace::with_strategy`] makes a map whose holds are kept, or whose lookups
+//! wait, in another way, to compare this one with; each says what it
+//! [can](Strategy::capabilities), and some of the rules above are not among it. See
+//! [`Strategy`].
+//!
 //! # Rules for writers
 //!
 //! A section is planned, then locked and drained, then published. What can fail
@@ -126,6 +133,7 @@ mod section;
 mod slot;
 mod space;
 mod stats;
+mod strategy;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -147,4 +155,5 @@ pub use report::{DrainReport, HoldKind, Holder};
 pub use section::{Drained, Published, WriteSection};
 pub use space::AddressSpace;
 pub use stats::MmStats;
+pub use strategy::{Capabilities, Strategy, UnknownStrategy};
 pub use vma::{Payload, Vma, VmaInfo};

@@ -46,6 +46,7 @@ impl<T: Payload> VmaPin<T> {
     /// Takes over the hold of a guard.
     pub(super) fn take_over(core: Arc<Core<T>>, slot: &Slot<T>, entry: &Entry) -> Self {
         entry.pin();
+        core.pinned(slot);
         Self {
             core,
             slot: ptr::from_ref(slot),

@@ -38,6 +38,8 @@ struct Cold {
     /// How often the owner has claimed it: by its thread-local and by each
     /// [`Reader`](super::Reader). Used by the owner alone.
     claims: AtomicU32,
+    /// Lookups begun again: rare, and of one strategy only.
+    retries: Count,
     name: Mutex<String>,
     next: AtomicPtr<Record>,
 }
@@ -90,10 +92,23 @@ impl Record {
             cold: Cold {
                 claimed: AtomicBool::new(true),
                 claims: AtomicU32::new(1),
+                retries: zero(),
                 name: Mutex::new(thread_name()),
                 next: AtomicPtr::new(ptr::null_mut()),
             },
         })
+    }
+
+    /// Makes every lookup of its owner look for an entry elsewhere; see
+    /// [`strategy`](super::strategy). Before it is published.
+    pub(super) fn reserve_first(&self) {
+        self.entries[0].reserve();
+    }
+
+    /// The first entry, if it is empty.
+    #[inline(always)]
+    pub(super) fn first(&self) -> Option<&Entry> {
+        self.entries[0].is_empty().then_some(&self.entries[0])
     }
 
     /// An empty entry. Called by the owner only, and what it returns stays empty
@@ -148,7 +163,7 @@ impl Record {
         {
             return false;
         }
-        let empty = mutant("reuse-held") || self.entries().all(Entry::is_empty);
+        let empty = mutant("reuse-held") || self.entries().all(Entry::is_unused);
         if !empty {
             cold.claimed.store(false, Ordering::Release);
             return false;
@@ -183,6 +198,11 @@ impl Record {
         &self.cold.next
     }
 
+    /// Counts a lookup begun again.
+    pub(super) fn count_retry(&self) {
+        self.cold.retries.add();
+    }
+
     /// Adds its counters to `sum`.
     pub(super) fn count_into(&self, sum: &mut MmStats) {
         let read = |count: &Count| count.0.load(Ordering::Relaxed);
@@ -190,6 +210,7 @@ impl Record {
         sum.lookup_abort += read(&self.counts.abort);
         sum.lookup_miss += read(&self.counts.miss);
         sum.lookup_wait += read(&self.counts.wait);
+        sum.lookup_retry += read(&self.cold.retries);
         sum.nested_admission += read(&self.counts.nested);
     }
 }

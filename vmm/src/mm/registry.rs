@@ -22,10 +22,12 @@ pub(super) struct Registry {
     pub(super) rank: Option<u32>,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
+    /// Whether lookups keep their holds elsewhere than in records.
+    aside: bool,
 }
 
 impl Registry {
-    pub(super) fn new(name: String, rank: Option<u32>) -> Self {
+    pub(super) fn new(name: String, rank: Option<u32>, aside: bool) -> Self {
         // Not part of any model: only told apart, never ordered.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Self {
@@ -34,6 +36,7 @@ impl Registry {
             rank,
             head: AtomicPtr::new(ptr::null_mut()),
             closed: AtomicBool::new(false),
+            aside,
         }
     }
 
@@ -43,7 +46,11 @@ impl Registry {
         if let Some(record) = self.records().find(|record| record.claim()) {
             return record;
         }
-        let record = Box::into_raw(Record::new());
+        let record = Record::new();
+        if self.aside {
+            record.reserve_first();
+        }
+        let record = Box::into_raw(record);
         // SAFETY: just allocated; it is freed by the registry's drop only.
         let this = unsafe { &*record };
         let mut head = self.head.load(Ordering::Relaxed);

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::core::Core;
 use super::drain::Members;
-use super::entry::State;
 use super::local;
 use super::next::Next;
 use super::plan::{Gone, Plan};
@@ -52,8 +51,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// Takes the map lock, by `deadline` if there is one.
     pub(super) fn open(core: &'a Core<T>, deadline: Option<Instant>) -> Result<Self, WriteError> {
         let record = local::record(&core.registry);
-        let holds = |state| matches!(state, State::Hold);
-        if record.entries().any(|entry| holds(entry.load().0)) {
+        if record.entries().any(|entry| entry.load().0.is_guard()) {
             return Err(WriteError::HoldsGuard);
         }
         core.writer.map_lock.write(deadline)?;
@@ -151,7 +149,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let mine = record
             .entries()
             .map(|entry| entry.load())
-            .any(|(state, addr)| state == State::Hold && members.contains(addr));
+            .any(|(state, addr)| state.is_guard() && members.contains(addr));
         if mine {
             return Err(WriteError::HoldsGuard);
         }

@@ -3,8 +3,8 @@
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 
-use super::sync::Life;
-use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use super::sync::{Life, unless};
 use super::{AddrRange, Vma, VmaInfo};
 
 /// A VMA with what the protocol needs beside it. What a walk looks at comes first,
@@ -34,6 +34,9 @@ pub(super) struct Inner<T> {
     lock_seq: AtomicU64,
     /// Removed for good.
     detached: AtomicBool,
+    /// One more than the holds that are kept here (see
+    /// [`strategy`](super::strategy)); 0 for good once it is detached.
+    count: AtomicU32,
     life: Life,
     held: Life,
     vma: UnsafeCell<MaybeUninit<Vma<T>>>,
@@ -64,6 +67,7 @@ impl<T> Slot<T> {
             range: vma.range(),
             lock_seq: AtomicU64::new(0),
             detached: AtomicBool::new(false),
+            count: AtomicU32::new(1),
             life: Life::begin(),
             held: Life::begin(),
             vma: UnsafeCell::new(MaybeUninit::new(vma)),
@@ -125,6 +129,36 @@ impl<T> Slot<T> {
     /// Removes it for good.
     pub(super) fn detach(&self) {
         self.detached.store(true, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts one hold more. The caller's record holds the VMA, so that it is not
+    /// detached, nor drained, meanwhile.
+    pub(super) fn count_up(&self) {
+        let up = |count: u32| {
+            if count == 0 {
+                None
+            } else {
+                count.checked_add(1)
+            }
+        };
+        self.count
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, up)
+            .expect("not detached, and held less than four billion times");
+    }
+
+    /// Counts one hold less. What its holder did happens before whatever a writer
+    /// does that finds it gone.
+    pub(super) fn count_down(&self) {
+        let before = self
+            .count
+            .fetch_sub(1, unless("count-release", Ordering::Release));
+        debug_assert!(before > 1, "a hold that was never counted");
+    }
+
+    /// Whether no hold is counted.
+    pub(super) fn is_uncounted(&self) -> bool {
+        self.count.load(unless("count-acquire", Ordering::Acquire)) <= 1
     }
 
     /// The VMA.

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::core::{Core, Pace};
 use super::registry::Registry;
 use super::{
-    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, VmFlags,
-    VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
+    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, Strategy,
+    VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -19,7 +19,19 @@ pub struct AddressSpace<T: Payload> {
 impl<T: Payload> AddressSpace<T> {
     /// An empty map over `range`. The name is for messages.
     pub fn new(name: impl Into<String>, range: AddrRange) -> Self {
-        Self::starting_at(name, range, 0, Pace::default())
+        Self::with_strategy(name, range, Strategy::Native)
+    }
+
+    /// An empty map whose holds are kept, and whose lookups wait, by `strategy`. All
+    /// but the native one are there to be compared with; see what each
+    /// [can](Strategy::capabilities).
+    pub fn with_strategy(name: impl Into<String>, range: AddrRange, strategy: Strategy) -> Self {
+        Self::starting_at(name, range, strategy, 0, Pace::default())
+    }
+
+    /// How it keeps its holds and how its lookups wait.
+    pub fn strategy(&self) -> Strategy {
+        self.core.strategy
     }
 
     /// As [`new`](Self::new), with a place in the order in which a thread looks up
@@ -29,9 +41,15 @@ impl<T: Payload> AddressSpace<T> {
     /// lookup breaks the order, whether or not it would have to wait. Spaces that
     /// have no rank, or the same, are not told apart.
     pub fn ranked(name: impl Into<String>, range: AddrRange, rank: u32) -> Self {
-        let registry = Registry::new(name.into(), Some(rank));
+        let registry = Registry::new(name.into(), Some(rank), false);
         Self {
-            core: Arc::new(Core::new(registry, range, 0, Pace::default())),
+            core: Arc::new(Core::new(
+                registry,
+                range,
+                Strategy::Native,
+                0,
+                Pace::default(),
+            )),
         }
     }
 
@@ -39,12 +57,13 @@ impl<T: Payload> AddressSpace<T> {
     pub(super) fn starting_at(
         name: impl Into<String>,
         range: AddrRange,
+        strategy: Strategy,
         seq: u64,
         pace: Pace,
     ) -> Self {
-        let registry = Registry::new(name.into(), None);
+        let registry = Registry::new(name.into(), None, strategy.is_aside());
         Self {
-            core: Arc::new(Core::new(registry, range, seq, pace)),
+            core: Arc::new(Core::new(registry, range, strategy, seq, pace)),
         }
     }
 

@@ -12,6 +12,9 @@ pub struct MmStats {
     pub lookup_miss: u64,
     /// Lookups that slept for the end of a write section.
     pub lookup_wait: u64,
+    /// Times that a lookup began again, after it had waited for the map lock:
+    /// strategy [`Retry`](super::Strategy::Retry) alone does.
+    pub lookup_retry: u64,
     /// Lookups that were let in to a write-locked VMA because their thread held
     /// another member of the same write set.
     pub nested_admission: u64,

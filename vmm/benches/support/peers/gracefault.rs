@@ -1,8 +1,9 @@
-//! Gracefault's map, by a thread's own handle, as a vCPU has it.
+//! Gracefault's map, by a thread's own handle, as a vCPU has it: native, and with
+//! each of the strategies that it can be compared with.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gracefault::mm::{AddrRange, AddressSpace, Payload, Reader, VmFlags};
+use gracefault::mm::{AddrRange, AddressSpace, Payload, Reader, Strategy, VmFlags};
 
 use super::super::LEN;
 use super::super::contender::Map;
@@ -13,12 +14,17 @@ pub(crate) struct Number(u64);
 
 impl Payload for Number {}
 
-pub(crate) struct Native(AddressSpace<Number>);
+pub(crate) struct Gracefault(AddressSpace<Number>);
 
-impl Native {
+impl Gracefault {
     pub(crate) fn new(count: usize) -> Self {
+        Self::by(Strategy::Native, count)
+    }
+
+    /// With another strategy.
+    pub(crate) fn by(strategy: Strategy, count: usize) -> Self {
         let range = AddrRange::new(0, 1 << 48).expect("not empty");
-        let space = AddressSpace::new("bench", range);
+        let space = AddressSpace::with_strategy("bench", range, strategy);
         let mut section = space.mmap_write_lock().expect("nobody else is here");
         for region in regions(count) {
             let (range, number) = (range_of(&region), Number(region.number));
@@ -35,11 +41,14 @@ fn range_of(region: &Region) -> AddrRange {
     AddrRange::new(region.start, region.end - region.start).expect("not empty")
 }
 
-impl Map for Native {
+impl Map for Gracefault {
     type Handle<'a> = Reader<'a, Number>;
 
     fn name(&self) -> &'static str {
-        "gracefault"
+        match self.0.strategy() {
+            Strategy::Native => "gracefault",
+            other => other.name(),
+        }
     }
 
     fn handle(&self) -> Reader<'_, Number> {
@@ -69,7 +78,7 @@ impl Map for Native {
     }
 }
 
-impl Native {
+impl Gracefault {
     /// Makes the lower half of a region writable, which splits it, and takes that
     /// back, in two sections.
     pub(crate) fn protect_half(&self, index: usize) {

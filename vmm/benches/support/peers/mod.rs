@@ -9,13 +9,19 @@ mod locked;
 mod trees;
 mod vm_memory;
 
+use ::gracefault::mm::Strategy;
+
 use super::contender::Contender;
 
 /// All contenders, each with `regions` regions.
 pub(crate) fn all(regions: usize) -> Vec<Box<dyn Contender>> {
     vec![
         Box::new(floor::Floor::new(regions)),
-        Box::new(gracefault::Native::new(regions)),
+        Box::new(Gracefault::new(regions)),
+        Box::new(Gracefault::by(Strategy::Retry, regions)),
+        Box::new(Gracefault::by(Strategy::Pin, regions)),
+        Box::new(Gracefault::by(Strategy::Refcount, regions)),
+        Box::new(Gracefault::by(Strategy::Rwlock, regions)),
         Box::new(locked::StdValues::new(regions)),
         Box::new(locked::StdArcs::new(regions)),
         Box::new(locked::ParkingLot::new(regions)),
@@ -26,11 +32,11 @@ pub(crate) fn all(regions: usize) -> Vec<Box<dyn Contender>> {
     ]
 }
 
-pub(crate) use gracefault::Native;
+pub(crate) use gracefault::Gracefault;
 
 /// Gracefault's map alone.
-pub(crate) fn native(regions: usize) -> Native {
-    Native::new(regions)
+pub(crate) fn native(regions: usize) -> Gracefault {
+    Gracefault::new(regions)
 }
 
 /// A region as most peers keep it.

@@ -15,6 +15,7 @@
 mod nest;
 mod pair;
 mod pins;
+mod strategies;
 mod wait;
 mod writers_merge;
 
@@ -22,7 +23,9 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::core::Pace;
-use super::{AddrRange, AddressSpace, LookupPath, Payload, VmFlags, VmaReadGuard, WaitOptions};
+use super::{
+    AddrRange, AddressSpace, LookupPath, Payload, Strategy, VmFlags, VmaReadGuard, WaitOptions,
+};
 
 type Space = Arc<AddressSpace<u32>>;
 
@@ -52,7 +55,11 @@ fn space(vmas: &[AddrRange]) -> Space {
 }
 
 fn space_at(vmas: &[AddrRange], seq: u64) -> Space {
-    let mm = AddressSpace::starting_at("model", range(0, 100), seq, pace(1));
+    space_by(Strategy::Native, vmas, seq)
+}
+
+fn space_by(strategy: Strategy, vmas: &[AddrRange], seq: u64) -> Space {
+    let mm = AddressSpace::starting_at("model", range(0, 100), strategy, seq, pace(1));
     let mut section = mm.mmap_write_lock().unwrap();
     for vma in vmas {
         section.map(*vma, RAM, 0, 7).unwrap();

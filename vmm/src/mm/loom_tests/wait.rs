@@ -93,7 +93,7 @@ fn loom_raising_the_flag_wakes() {
 #[test]
 fn loom_rounds_let_waiters_in() {
     model(|| {
-        let mm = AddressSpace::starting_at("model", range(0, 100), 0, pace(0));
+        let mm = AddressSpace::starting_at("model", range(0, 100), Strategy::Native, 0, pace(0));
         mm.map(a(), RAM, 0, 7).unwrap();
         let mm = Arc::new(mm);
         let there = mm.clone();

@@ -16,7 +16,11 @@ type Parts = Arc<AddressSpace<Part>>;
 
 /// One at [`A`], one at [`B`], which are the same but for their flags.
 fn parts() -> Parts {
-    let mm = AddressSpace::starting_at("model", range(0, 100), 0, pace(1));
+    parts_by(Strategy::Native)
+}
+
+fn parts_by(strategy: Strategy) -> Parts {
+    let mm = AddressSpace::starting_at("model", range(0, 100), strategy, 0, pace(1));
     let mut section = mm.mmap_write_lock().unwrap();
     section.map(a(), RAM, A, Part(7)).unwrap();
     section.map(b(), ROM, B, Part(7)).unwrap();
@@ -103,6 +107,38 @@ fn loom_a_held_neighbour_stays_apart() {
         drop(guard);
         assert_eq!(look(&mm, B).range(), b());
     });
+}
+
+/// The same for a hold that no entry says, and for one that becomes a pin while the
+/// writer looks.
+#[test]
+fn loom_a_neighbour_held_by_its_count_stays_apart() {
+    model(|| {
+        let mm = parts_by(Strategy::Refcount);
+        let guard = look(&mm, A);
+        let there = mm.clone();
+        let writer = thread::spawn(move || merge(&there));
+        let pin = guard.pin();
+        assert!(!writer.join().unwrap());
+        assert_eq!(*pin.payload(), Part(7));
+        drop(pin);
+        assert_eq!(look(&mm, B).range(), b());
+    });
+}
+
+/// A lookup by each of the others, of a neighbour that may be merged meanwhile.
+#[test]
+fn loom_strategies_beside_a_border_that_is_merged() {
+    for strategy in Strategy::ALL {
+        model_bound(2, move || {
+            let mm = parts_by(strategy);
+            let there = mm.clone();
+            let writer = thread::spawn(move || merge(&there));
+            use_part(&look(&mm, A));
+            let merged = writer.join().unwrap();
+            assert_eq!(look(&mm, A).range() == range(A, 20), merged);
+        });
+    }
 }
 
 /// A pin of the neighbour that moves from entry to entry, past the scan.

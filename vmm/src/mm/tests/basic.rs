@@ -1,5 +1,6 @@
 //! One thread: what the operations do, and what they refuse.
 
+use super::super::Strategy;
 use super::super::{LookupError, WriteError};
 use super::*;
 
@@ -213,7 +214,8 @@ fn the_next_vma_and_a_bare_walk() {
 
 #[test]
 fn the_counter_wraps() {
-    let mm = Space::starting_at("late", range(0, 1 << 20), u64::MAX - 5, Pace::default());
+    let (range, seq) = (range(0, 1 << 20), u64::MAX - 5);
+    let mm = Space::starting_at("late", range, Strategy::Native, seq, Pace::default());
     for _ in 0..6 {
         mm.map(page(1), RAM, 0, Tag(1)).unwrap();
         assert!(mm.lock_vma_under_rcu(at(1)).is_some());

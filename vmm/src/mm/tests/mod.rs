@@ -8,6 +8,7 @@ mod parked;
 mod readers;
 mod regressions;
 mod storm;
+mod strategies;
 mod trees;
 mod writers;
 
@@ -63,7 +64,13 @@ fn patient() -> Pace {
 
 /// As [`space_with`], whose drains take one round.
 fn patient_space_with(pages: impl IntoIterator<Item = u64>) -> Arc<Space> {
-    let mm = Space::starting_at("patient", range(0, 1 << 40), 0, patient());
+    let mm = Space::starting_at(
+        "patient",
+        range(0, 1 << 40),
+        super::Strategy::Native,
+        0,
+        patient(),
+    );
     for number in pages {
         mm.map(page(number), RAM, 0, Tag(number)).unwrap();
     }

@@ -5,7 +5,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Instant;
 
-use super::super::{LookupError, WriteError};
+use super::super::{LookupError, Strategy, WriteError};
 use super::*;
 
 /// `WriteSection::lock` that fails with `HoldsGuard` drops the plan before the map
@@ -48,7 +48,7 @@ fn rounds_that_stop_growing_starve_the_writer() {
         round: Duration::from_millis(2),
         ..Pace::default()
     };
-    let mm = Space::starting_at("rounds", range(0, 1 << 20), 0, pace);
+    let mm = Space::starting_at("rounds", range(0, 1 << 20), Strategy::Native, 0, pace);
     mm.map(page(1), RAM, 0, Tag(1)).unwrap();
     let stop = AtomicBool::new(false);
     let holds = AtomicU64::new(0);

@@ -4,14 +4,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use super::super::{DrainReport, LockOptions, OnSlow, WriteError};
+use super::super::{DrainReport, LockOptions, OnSlow, Strategy, WriteError};
 use super::*;
 
 /// No slice of sleep is short enough here to end the drain: the reader's ring is
 /// what does.
 #[test]
 fn the_last_reader_wakes_the_writer() {
-    let mm = Space::starting_at("patient", range(0, 1 << 20), 0, patient());
+    let mm = Space::starting_at("patient", range(0, 1 << 20), Strategy::Native, 0, patient());
     mm.map(page(1), RAM, 0, Tag(1)).unwrap();
     let guard = mm.lock_vma_under_rcu(at(1)).unwrap();
     thread::scope(|scope| {
