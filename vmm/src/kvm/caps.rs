@@ -10,6 +10,8 @@
 //! [`Kvm::open`]: super::Kvm::open
 use kvm_bindings as kvm;
 
+use super::guest_memfd::{self, KVM_CAP_GUEST_MEMFD_FLAGS};
+
 /// Whether Gracefault runs without a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -164,6 +166,15 @@ pub static CAPABILITIES: &[Capability] = &[
         purpose: "the address, when guest memory cannot be reached",
         without: "an error about a hole behind a memslot names rip but no address",
         fix: "run Linux 6.8 or later",
+    },
+    Capability {
+        name: "GUEST_MEMFD_FLAGS",
+        number: KVM_CAP_GUEST_MEMFD_FLAGS,
+        bits: guest_memfd::FLAGS as i32,
+        need: Need::Optional,
+        purpose: "guest memory in a file of KVM's own (backing=guest-memfd)",
+        without: "backing=guest-memfd is refused; backing=memfd does the same for guests that are not confidential",
+        fix: "run Linux 6.18 or later",
     },
 ];
 
