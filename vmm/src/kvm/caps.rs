@@ -159,6 +159,15 @@ pub static CAPABILITIES: &[Capability] = &[
         fix: "run Linux 5.14 or later",
     },
     Capability {
+        name: "DISABLE_QUIRKS2",
+        number: kvm::KVM_CAP_DISABLE_QUIRKS2,
+        bits: kvm::KVM_X86_QUIRK_SLOT_ZAP_ALL as i32,
+        need: Need::Optional,
+        purpose: "unplugging a block without disturbing the guest's other memory (SLOT_ZAP_ALL off)",
+        without: "each unplug drops all second-level mappings, and the guest faults its way back",
+        fix: "run Linux 6.12 or later",
+    },
+    Capability {
         name: "MEMORY_FAULT_INFO",
         number: kvm::KVM_CAP_MEMORY_FAULT_INFO,
         bits: 0,

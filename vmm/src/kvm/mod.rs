@@ -35,7 +35,7 @@
 //! | [`caps`], [`open`] | what is asked of KVM, and the check of it |
 //! | [`host`] | what else the host can and cannot do |
 //! | [`vm`], [`slots`] | the VM, and memslots that own their memory |
-//! | [`guest_memfd`] | memory in a file of KVM's own |
+//! | [`guest_memfd`], [`quirks`] | memory in a file of KVM's own; what is told to KVM about old behaviour |
 //! | [`boot`] | the state a vCPU starts in: long mode at CPL 3 |
 //! | [`vcpu`], [`exit`], [`fragment`], [`error`] | one `KVM_RUN`: what came back |
 //! | [`stats`] | KVM's own counters |
@@ -61,6 +61,7 @@ mod ioctls;
 pub mod kick;
 pub mod open;
 mod open_error;
+pub mod quirks;
 mod run_page;
 mod slot_error;
 mod slot_ids;
@@ -79,6 +80,7 @@ pub use guest_memfd::GuestMemfdError;
 pub use handler::{End, Ended, Handler as VcpuHandler};
 pub use host::HostFacts;
 pub use open::{Kvm, OpenError};
+pub use quirks::SlotZap;
 pub use slots::{MemSlot, SlotAccess, SlotError};
 pub use stats::{Stats, StatsError};
 pub use thread::{ThreadError, VcpuThread};
