@@ -61,6 +61,11 @@ fn passes(memory: &[&str]) -> Option<String> {
         }
         let report = ended.expect_status(0).json();
         assert_passed(&report, 2);
+        let backing = report["backing"].as_str().expect("a word");
+        assert!(
+            !memory.contains("backing=") || memory.contains(backing),
+            "{ended}"
+        );
         assert!(number(&report, "/hotplug/plug/total/count") > 0, "{ended}");
         assert_eq!(number(&report, "/hotplug/unmap_errors"), 0, "{ended}");
     }

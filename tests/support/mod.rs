@@ -10,7 +10,7 @@ use std::error::Error;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use gracefault::kvm::{Kvm, MemSlot, Registers, SlotAccess, Vcpu, Vm, boot};
+use gracefault::kvm::{Kvm, MemSlot, Registers, SlotAccess, SlotZap, Vcpu, Vm, boot};
 use gracefault::memory::HostMemory;
 use libtest_mimic::{Completion, Trial};
 
@@ -124,7 +124,11 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new() -> Result<Self, Box<dyn Error>> {
-        let vm = Vm::new(&Kvm::open()?)?;
+        Self::new_with(SlotZap::default())
+    }
+
+    pub(crate) fn new_with(zap: SlotZap) -> Result<Self, Box<dyn Error>> {
+        let vm = Vm::new_with(&Kvm::open()?, zap)?;
         let ram = Ram::new(RAM);
         let (bits, tables, room) = (vm.physical_bits(), boot::TABLES_GPA, boot::TABLES_ROOM);
         boot::write_tables(MAPPED_END, bits, tables, room, &mut |gpa, bytes| {
