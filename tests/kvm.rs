@@ -7,6 +7,8 @@
 //! "failed".
 mod support;
 
+#[path = "kvm/backends.rs"]
+mod backends;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
@@ -20,6 +22,7 @@ fn main() {
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = [
+        backends::trials(),
         exits::trials(),
         fragments::trials(),
         slots::trials(),

@@ -35,6 +35,7 @@
 //! | [`caps`], [`open`] | what is asked of KVM, and the check of it |
 //! | [`host`] | what else the host can and cannot do |
 //! | [`vm`], [`slots`] | the VM, and memslots that own their memory |
+//! | [`guest_memfd`], [`quirks`] | memory in a file of KVM's own; what is told to KVM about old behaviour |
 //! | [`boot`] | the state a vCPU starts in: long mode at CPL 3 |
 //! | [`vcpu`], [`exit`], [`fragment`], [`error`] | one `KVM_RUN`: what came back |
 //! | [`stats`] | KVM's own counters |
@@ -45,11 +46,13 @@
 pub mod boot;
 pub mod caps;
 mod cpuid;
+mod dirty_log;
 pub mod error;
 pub mod exit;
 mod failure;
 pub mod fragment;
 pub mod group;
+pub mod guest_memfd;
 pub mod handler;
 pub mod host;
 mod host_probe;
@@ -58,9 +61,11 @@ mod ioctls;
 pub mod kick;
 pub mod open;
 mod open_error;
+pub mod quirks;
 mod run_page;
 mod slot_error;
 mod slot_ids;
+mod slot_region;
 pub mod slots;
 pub mod stats;
 pub mod thread;
@@ -71,9 +76,11 @@ pub use caps::{CAPABILITIES, Capability, Found, Need};
 pub use error::{InstructionBytes, VcpuError};
 pub use exit::Exit;
 pub use group::{VcpuGroup, Waited};
+pub use guest_memfd::GuestMemfdError;
 pub use handler::{End, Ended, Handler as VcpuHandler};
 pub use host::HostFacts;
 pub use open::{Kvm, OpenError};
+pub use quirks::SlotZap;
 pub use slots::{MemSlot, SlotAccess, SlotError};
 pub use stats::{Stats, StatsError};
 pub use thread::{ThreadError, VcpuThread};

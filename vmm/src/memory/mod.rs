@@ -8,6 +8,7 @@ mod backing;
 mod device;
 mod limit;
 mod mapping;
+pub mod ram;
 pub mod sigbus;
 mod space;
 
@@ -16,4 +17,5 @@ pub use backing::Backing;
 pub use device::{AccessSizes, Device, DeviceError, OtherSizes};
 pub use limit::LogLimit;
 pub use mapping::{HostMemory, Mapping, PAGE};
+pub use ram::{Backend, HugePage, RamError, RamOptions, RamSizes, RamSource, ThpAdvice};
 pub use space::GuestSpace;
