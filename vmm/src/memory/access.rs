@@ -9,6 +9,7 @@
 //! | on a device | it sees the offset and, if it takes it, the exact length |
 //! | end past 2^64, or past the space | an error, and nothing happens |
 //! | write to ROM | dropped |
+//! | RAM that KVM has no slot for yet ([`LazyRam`]) | the slot is put in first, then the memory accessed |
 //! | a device handler that panics or errors | all ones; counted, named; the guest goes on |
 //!
 //! Each VMA is looked up by [`lock_vma_under_rcu_wait`] and held for its part of
@@ -19,7 +20,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::sigbus::Fault;
-use super::{Backing, Device, GuestSpace};
+use super::{Backing, Device, GuestSpace, LazyRam, PutInError};
 use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions};
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
@@ -50,6 +51,8 @@ pub struct Access {
     pub path: LookupPath,
     /// How many VMAs and holes the access touched.
     pub parts: u32,
+    /// Memslots of lazy RAM that it put in.
+    pub slots: u32,
 }
 
 /// Why an access could not be carried out. What it had done before stays done.
@@ -70,6 +73,14 @@ pub enum AccessError {
         addr: u64,
         /// Why not.
         error: LookupError,
+    },
+    /// The memslot that was missing could not be put in: the guest must not go on.
+    #[error("guest address {addr:#x}: {error}")]
+    Slot {
+        /// The guest address.
+        addr: u64,
+        /// What happened.
+        error: PutInError,
     },
     /// The host had no page for it.
     #[error("guest address {addr:#x}: {fault}")]
@@ -165,7 +176,10 @@ impl GuestSpace {
             let part_len = (last.min(range.last()) - at) as usize + 1;
             let part = data.part(done, part_len);
             let (served, vma) = match guard {
-                Some(vma) => (self.serve(&vma, at, part)?, Some(vma.range().start())),
+                Some(vma) => {
+                    access.slots += put_in(&vma, at)?;
+                    (self.serve(&vma, at, part)?, Some(vma.range().start()))
+                }
                 None => (self.nobody(at, part), None),
             };
             if served != Served::Memory || access.parts == 0 {
@@ -191,15 +205,20 @@ impl GuestSpace {
         let fault = |fault| AccessError::Fault { addr: at, fault };
         match (vma.payload(), data) {
             (Backing::Mmio(device), data) => Ok(self.serve_by_device(&**device, offset, at, data)),
-            (Backing::Ram(memory) | Backing::Rom(memory), Data::Read(data)) => {
+            (
+                Backing::Ram(memory) | Backing::Rom(memory) | Backing::Lazy(LazyRam { memory, .. }),
+                Data::Read(data),
+            ) => {
                 memory.read(offset, data).map_err(fault)?;
                 Ok(Served::Memory)
             }
-            (Backing::Ram(memory), Data::Write(data)) if vma.flags().contains(VmFlags::WRITE) => {
+            (Backing::Ram(memory) | Backing::Lazy(LazyRam { memory, .. }), Data::Write(data))
+                if vma.flags().contains(VmFlags::WRITE) =>
+            {
                 memory.write(offset, data).map_err(fault)?;
                 Ok(Served::Memory)
             }
-            (Backing::Ram(_) | Backing::Rom(_), Data::Write(data)) => {
+            (_, Data::Write(data)) => {
                 self.complain(format_args!(
                     "a write of {} bytes to ROM at {at:#x}",
                     data.len()
@@ -274,4 +293,16 @@ impl GuestSpace {
             );
         }
     }
+}
+
+/// Has the VMA's memslot put in if that is still missing, before anything is read
+/// or written; how many that was.
+fn put_in(vma: &VmaReadGuard<'_, Backing>, addr: u64) -> Result<u32, AccessError> {
+    let Backing::Lazy(ram) = vma.payload() else {
+        return Ok(0);
+    };
+    let put_in = ram.slot.put_in();
+    put_in
+        .map(u32::from)
+        .map_err(|error| AccessError::Slot { addr, error })
 }
