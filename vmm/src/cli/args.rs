@@ -43,8 +43,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) cpus: u32,
     /// Guest memory: size= RAM at the start, hotplug_size= the most to plug,
-    /// block= bytes in a block. Sizes take K, M, G, T.
-    #[arg(long, value_name = "KEY=SIZE,...", default_value = "size=64M,hotplug_size=128M,block=2M", value_parser = parse_memory)]
+    /// block= bytes in a block (sizes take K, M, G, T); lazy=on|off whether KVM
+    /// hears of a block only when the guest first touches it.
+    #[arg(long, value_name = "KEY=VALUE,...", default_value = "size=64M,hotplug_size=128M,block=2M", value_parser = parse_memory)]
     pub(crate) memory: MemoryConfig,
     /// What the guest does.
     #[arg(long, default_value = "hotplug")]
@@ -180,12 +181,24 @@ fn parse_memory(text: &str) -> Result<MemoryConfig, String> {
     for pair in text.split(',') {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| format!("'{pair}' is no KEY=SIZE"))?;
+            .ok_or_else(|| format!("'{pair}' is no KEY=VALUE"))?;
         let size = match key {
             "size" => &mut memory.size,
             "hotplug_size" => &mut memory.hotplug_size,
             "block" => &mut memory.block,
-            _ => return Err(format!("'{key}' is none of size, hotplug_size, block")),
+            "lazy" => {
+                memory.lazy = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(format!("lazy: '{value}' is neither on nor off")),
+                };
+                continue;
+            }
+            _ => {
+                return Err(format!(
+                    "'{key}' is none of size, hotplug_size, block, lazy"
+                ));
+            }
         };
         *size = parse_size(value).map_err(|error| format!("{key}: {error}"))?;
     }
@@ -229,7 +242,10 @@ mod tests {
         let memory = parse_memory("block=4K,size=1G").unwrap();
         assert_eq!((memory.block, memory.size), (4096, 1 << 30));
         assert_eq!(memory.hotplug_size, MemoryConfig::default().hotplug_size);
+        assert!(!memory.lazy && parse_memory("lazy=on,size=1G").unwrap().lazy);
         for bad in [
+            "lazy",
+            "lazy=1",
             "",
             "size",
             "size=",

@@ -219,6 +219,13 @@ fn verdict(report: &RunReport) -> String {
         size(memory.block),
         report.seed
     );
+    if memory.lazy {
+        let _ = writeln!(
+            out,
+            "Lazy: {} memslots went in when the guest first missed them.",
+            report.lazy_slots
+        );
+    }
     let refused = &report.refused;
     if refused.rom_writes + refused.device_failures > 0 {
         let _ = writeln!(

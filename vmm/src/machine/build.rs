@@ -93,14 +93,15 @@ impl Machine {
         };
         pages.write_task(&task, &layout);
         let blocks = config.memory.hotplug_size / config.memory.block;
-        let region = Arc::new(HotplugRegion::new(
+        let region = HotplugRegion::new(
             vm,
             memory.clone(),
             controller.clone(),
             layout.hotplug.start,
             config.memory.block,
             u32::try_from(blocks).expect("checked against the number of memslots"),
-        ));
+        );
+        let region = Arc::new(region.lazy(config.memory.lazy));
         let shared = Shared {
             vcpus: vcpu_count,
             memory,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use gracefault_guest::abi::{self, device};
 
 use crate::devices::{ExitDevice, Fate, HotplugController};
-use crate::kvm::{Exit, Registers, VcpuHandler};
+use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
 use crate::memory::{Access, AccessError, GuestSpace};
 use crate::mm::{KillFlag, LookupError};
 use crate::trace::{ExitKind, VcpuTrace};
@@ -52,6 +52,7 @@ pub(super) struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
     ended: Ended,
+    second_try: SecondTry,
     /// Where the figures go when the vCPU has ended, however it did.
     hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
     /// A test's: forget the next exit.
@@ -74,6 +75,7 @@ impl ExitPath {
             vcpu,
             shared,
             ended,
+            second_try: SecondTry::default(),
             hand_in,
             forget_one,
         }
@@ -217,6 +219,29 @@ impl VcpuHandler for ExitPath {
                 ControlFlow::Continue(())
             }
         }
+    }
+
+    fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
+        let Self {
+            shared,
+            second_try,
+            ended,
+            ..
+        } = self;
+        second_try.judge(error, regs, || {
+            let populated = match shared.memory.put_in_missing(Some(&shared.kill)) {
+                Ok(populated) => populated,
+                Err(error) => {
+                    log::error!("putting in the missing memslots: {error}");
+                    return Supplied::default();
+                }
+            };
+            ended.trace.lazy_slots += populated.slots as u64;
+            Supplied {
+                possible: populated.vmas > 0,
+                done: populated.slots > 0,
+            }
+        })
     }
 }
 

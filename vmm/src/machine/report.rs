@@ -49,6 +49,8 @@ pub struct RunReport {
     pub lookups: LookupReport,
     /// Accesses that nothing, or no device, took.
     pub refused: RefusedReport,
+    /// Memslots that went in because an access had missed them (`lazy=on`).
+    pub lazy_slots: u64,
     /// How the guest's console fared.
     pub console: ConsoleReport,
     /// Plugs and unplugs; `None` if none were to be made.

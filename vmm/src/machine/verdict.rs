@@ -103,6 +103,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
             rom_writes: all.rom_writes,
             device_failures: all.device_failures,
         },
+        lazy_slots: all.lazy_slots,
         console: outcome.console.clone(),
         hotplug: machine.config.churn.then(|| HotplugReport {
             plug: churn.plug.summary(),
