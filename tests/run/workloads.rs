@@ -86,8 +86,8 @@ fn a_single_block() -> Outcome {
 /// Each block's slot goes in when the guest first misses it, and all counts agree
 /// as ever; memory goes back whole.
 fn lazy_blocks() -> Outcome {
-    for block in ["4K", "2M"] {
-        let memory = format!("hotplug_size=2M,block={block},lazy=on");
+    for memory in ["hotplug_size=512K,block=4K", "hotplug_size=64M,block=2M"] {
+        let memory = format!("{memory},lazy=on");
         let ended = run(&format!(
             "run --json --duration 1s --timeout 120s --memory {memory}"
         ));
