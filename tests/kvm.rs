@@ -7,6 +7,8 @@
 //! "failed".
 mod support;
 
+#[path = "kvm/access.rs"]
+mod access;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
@@ -22,6 +24,7 @@ fn main() {
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = [
+        access::trials(),
         exits::trials(),
         fragments::trials(),
         lazy::trials(),

@@ -7,7 +7,7 @@ use gracefault::kvm::{End, Kvm, LazyMemSlot, SlotError, VcpuError, VcpuThread, V
 use gracefault::memory::{LazySlot, PutInError};
 use libtest_mimic::Trial;
 
-use crate::support::space::{ByMap, DONE, map_lazy, put_in, range, space, word};
+use crate::support::space::{ByMap, DONE, map_lazy, met, range, space, word};
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test, with_regs};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -90,7 +90,7 @@ fn lock_inc(
         for thread in threads {
             let ended = thread.join();
             match ended.end {
-                End::Handler(put_in) => slots += put_in?,
+                End::Handler(met) => slots += met?.slots,
                 other => return Err(format!("{other:?}").into()),
             }
             vcpus.push(ended.vcpu);
@@ -137,7 +137,7 @@ fn comes_and_goes() -> Outcome {
     let run = |id| -> Result<u64, Box<dyn Error>> {
         let mut vcpu = machine.vcpu(id, code)?;
         with_regs(&mut vcpu, |r| (r.rbx, r.rbp) = (BLOCKS, DONE))?;
-        put_in(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?)
+        Ok(met(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?)?.slots)
     };
     assert_eq!((run(0)?, run(1)?), (1, 0));
     assert_eq!(word(&touched, 24), 7);
@@ -260,8 +260,8 @@ fn not_emulated_runs() -> Outcome {
         with_regs(&mut vcpu, |r| {
             (r.rbx, r.rbp, stack) = (gpa, DONE, r.rsp);
         })?;
-        let slots = put_in(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?);
-        let slots = slots.map_err(|error| format!("{what}: {error}"))?;
+        let met = met(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?);
+        let slots = met.map_err(|error| format!("{what}: {error}"))?.slots;
         assert_eq!(machine.ram.read_u64(stack), 7, "{what}");
         assert_eq!(slots, 2, "{what}");
         assert!(beside.is_in(), "{what}");
@@ -333,7 +333,10 @@ fn two_miss_one() -> Outcome {
             with_regs(&mut vcpu, |r| (r.rbx, r.rcx, r.rbp) = (gpa, 1, DONE))?;
             threads.push(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?);
         }
-        let slots = threads.into_iter().map(put_in).sum::<Result<u64, _>>()?;
+        let mut slots = 0;
+        for thread in threads {
+            slots += met(thread)?.slots;
+        }
         assert_eq!(slots, 1, "round {round}");
     }
     Ok(())

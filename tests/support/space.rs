@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gracefault::kvm::{
     End, Exit, LazyMemSlot, Registers, SecondTry, Supplied, VcpuError, VcpuHandler, VcpuThread, Vm,
 };
-use gracefault::memory::{AccessError, GuestSpace, LazyRam, LazySlot, Mapping};
+use gracefault::memory::{Access, AccessError, GuestSpace, LazyRam, LazySlot, Mapping};
 use gracefault::mm::AddrRange;
 
 /// Where a guest writes to when it is done.
@@ -21,11 +21,20 @@ pub(crate) fn range(start: u64, len: u64) -> AddrRange {
     AddrRange::new(start, len).expect("a range")
 }
 
+/// What a guest came upon.
+#[derive(Debug, Default)]
+pub(crate) struct Met {
+    /// Each MMIO exit, but the last.
+    pub(crate) accesses: Vec<(u64, Access)>,
+    /// Slots that were put in for one.
+    pub(crate) slots: u64,
+}
+
 /// Answers a vCPU's exits from the map until it writes to [`DONE`].
 pub(crate) struct ByMap {
-    pub(crate) space: Arc<GuestSpace>,
+    space: Arc<GuestSpace>,
     second_try: SecondTry,
-    slots: u64,
+    met: Met,
 }
 
 impl ByMap {
@@ -33,26 +42,26 @@ impl ByMap {
         Self {
             space: space.clone(),
             second_try: SecondTry::default(),
-            slots: 0,
+            met: Met::default(),
         }
     }
 }
 
 impl VcpuHandler for ByMap {
-    /// How many slots it put in.
-    type Output = Result<u64, AccessError>;
+    type Output = Result<Met, AccessError>;
 
     fn exit(&mut self, exit: Exit<'_>, _: &Registers) -> ControlFlow<Self::Output> {
-        let access = match exit {
-            Exit::MmioWrite { gpa: DONE, .. } => return Break(Ok(self.slots)),
-            Exit::MmioRead { gpa, data, .. } => self.space.read(gpa, data, None),
-            Exit::MmioWrite { gpa, data, .. } => self.space.write(gpa, data, None),
+        let (gpa, access) = match exit {
+            Exit::MmioWrite { gpa: DONE, .. } => return Break(Ok(std::mem::take(&mut self.met))),
+            Exit::MmioRead { gpa, data, .. } => (gpa, self.space.read(gpa, data, None)),
+            Exit::MmioWrite { gpa, data, .. } => (gpa, self.space.write(gpa, data, None)),
             Exit::Interrupted => return Continue(()),
             other => panic!("{other:x?}"),
         };
         match access {
             Ok(access) => {
-                self.slots += u64::from(access.slots);
+                self.met.slots += u64::from(access.slots);
+                self.met.accesses.push((gpa, access));
                 Continue(())
             }
             Err(error) => Break(Err(error)),
@@ -62,7 +71,7 @@ impl VcpuHandler for ByMap {
     fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
         self.second_try.judge(error, regs, || {
             let populated = self.space.put_in_missing(None).expect("KVM takes slots");
-            self.slots += populated.slots as u64;
+            self.met.slots += populated.slots as u64;
             Supplied {
                 possible: populated.vmas > 0,
                 done: populated.slots > 0,
@@ -71,10 +80,10 @@ impl VcpuHandler for ByMap {
     }
 }
 
-/// What a guest that ran to its end put in.
-pub(crate) fn put_in(thread: VcpuThread<Result<u64, AccessError>>) -> Result<u64, Box<dyn Error>> {
+/// What a guest that runs to its end comes upon.
+pub(crate) fn met(thread: VcpuThread<Result<Met, AccessError>>) -> Result<Met, Box<dyn Error>> {
     match thread.join().end {
-        End::Handler(slots) => Ok(slots?),
+        End::Handler(met) => Ok(met?),
         other => Err(format!("{other:?}").into()),
     }
 }
