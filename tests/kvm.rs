@@ -9,6 +9,8 @@ mod support;
 
 #[path = "kvm/access.rs"]
 mod access;
+#[path = "kvm/dma.rs"]
+mod dma;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
@@ -25,6 +27,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = [
         access::trials(),
+        dma::trials(),
         exits::trials(),
         fragments::trials(),
         lazy::trials(),

@@ -256,6 +256,25 @@ pub mod hotplug {
     pub const ACK: u64 = 0x10;
 }
 
+/// The DMA device: copies between guest buffers. Asked by the address of a
+/// descriptor of four words of 8 bytes in RAM: source, target, length, status.
+pub mod dma {
+    /// Write: the address of a descriptor. The copy has been made when the write is
+    /// over, and the status been stored, unless the descriptor is not in RAM, the
+    /// length is more than [`MAX_LENGTH`], or an address is past the end: then the
+    /// status is left as it was.
+    pub const START: u64 = 0x00;
+    /// Where in the descriptor the status is.
+    pub const STATUS: u64 = 24;
+    /// Status: all of it was copied from memory to memory.
+    pub const COMPLETE: u64 = 1;
+    /// Status: some of it was not in memory. Where that was the source, all ones
+    /// have been copied; where it was the target, they have been dropped.
+    pub const INCOMPLETE: u64 = 2;
+    /// The most bytes in one copy. Source and target should not overlap.
+    pub const MAX_LENGTH: u64 = 64 << 10;
+}
+
 /// The hotplug controller's events.
 pub mod event {
     /// The block is there, to be read and written. Acknowledged: in use by this

@@ -11,6 +11,7 @@
 //! | write to ROM | dropped |
 //! | RAM that KVM has no slot for yet ([`LazyRam`]) | the slot is put in first, then the memory accessed |
 //! | a device handler that panics or errors | all ones; counted, named; the guest goes on |
+//! | a device, by a device ([`GuestSpace::read_memory`]) | not reached: all ones, dropped |
 //!
 //! Each VMA is looked up by [`lock_vma_under_rcu_wait`] and held for its part of
 //! the access only.
@@ -47,7 +48,8 @@ pub struct Access {
     pub served: Served,
     /// The first address of the VMA that answered; `None` if none was there.
     pub vma: Option<u64>,
-    /// How the lookup went; of several, the one that slept.
+    /// How the lookup went; of several, the one that slept, and whether any was
+    /// nested.
     pub path: LookupPath,
     /// How many VMAs and holes the access touched.
     pub parts: u32,
@@ -92,6 +94,13 @@ pub enum AccessError {
     },
 }
 
+/// What an access may reach.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    Memory,
+}
+
 /// One direction of data, so that the walk below exists once.
 enum Data<'a> {
     Read(&'a mut [u8]),
@@ -130,7 +139,7 @@ impl GuestSpace {
         data: &mut [u8],
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
-        self.access(addr, Data::Read(data), kill)
+        self.access(addr, Data::Read(data), Reach::All, kill)
     }
 
     /// Writes `data` at `addr`; otherwise as [`read`](Self::read).
@@ -140,13 +149,37 @@ impl GuestSpace {
         data: &[u8],
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
-        self.access(addr, Data::Write(data), kill)
+        self.access(addr, Data::Write(data), Reach::All, kill)
+    }
+
+    /// As [`read`](Self::read), for a device that reads memory: another device, or
+    /// itself, is not reached and reads as all ones. So a guest cannot have handlers
+    /// call handlers without end.
+    pub fn read_memory(
+        &self,
+        addr: u64,
+        data: &mut [u8],
+        kill: Option<&KillFlag>,
+    ) -> Result<Access, AccessError> {
+        self.access(addr, Data::Read(data), Reach::Memory, kill)
+    }
+
+    /// As [`write`](Self::write), and as [`read_memory`](Self::read_memory) is to
+    /// [`read`](Self::read): what is not memory drops it.
+    pub fn write_memory(
+        &self,
+        addr: u64,
+        data: &[u8],
+        kill: Option<&KillFlag>,
+    ) -> Result<Access, AccessError> {
+        self.access(addr, Data::Write(data), Reach::Memory, kill)
     }
 
     fn access(
         &self,
         addr: u64,
         mut data: Data<'_>,
+        reach: Reach,
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
         let len = data.len();
@@ -178,7 +211,10 @@ impl GuestSpace {
             let (served, vma) = match guard {
                 Some(vma) => {
                     access.slots += put_in(&vma, at)?;
-                    (self.serve(&vma, at, part)?, Some(vma.range().start()))
+                    (
+                        self.serve(&vma, at, part, reach)?,
+                        Some(vma.range().start()),
+                    )
                 }
                 None => (self.nobody(at, part), None),
             };
@@ -186,6 +222,7 @@ impl GuestSpace {
                 (access.served, access.vma) = (served, vma);
             }
             if access.path.waited.is_none() {
+                path.nested |= access.path.nested;
                 access.path = path;
             }
             access.parts += 1;
@@ -200,10 +237,17 @@ impl GuestSpace {
         vma: &VmaReadGuard<'_, Backing>,
         at: u64,
         data: Data<'_>,
+        reach: Reach,
     ) -> Result<Served, AccessError> {
         let offset = vma.offset_of(at).expect("looked up by this address");
         let fault = |fault| AccessError::Fault { addr: at, fault };
         match (vma.payload(), data) {
+            (Backing::Mmio(device), mut data) if reach == Reach::Memory => {
+                data.all_ones();
+                let name = device.name();
+                self.complain(format_args!("{name}: no device reaches it ({at:#x})"));
+                Ok(Served::DeviceFailed)
+            }
             (Backing::Mmio(device), data) => Ok(self.serve_by_device(&**device, offset, at, data)),
             (
                 Backing::Ram(memory) | Backing::Rom(memory) | Backing::Lazy(LazyRam { memory, .. }),
