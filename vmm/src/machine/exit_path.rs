@@ -35,6 +35,21 @@ pub(super) enum Ending {
     Halted,
     /// An access could not be carried out.
     Access(AccessError),
+    /// The machine is being stopped, and an access was called back from its wait for
+    /// a writer. It has no answer, so the guest must not go on.
+    CalledBack,
+}
+
+impl From<AccessError> for Ending {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Lookup {
+                error: LookupError::Killed,
+                ..
+            } => Self::CalledBack,
+            error => Self::Access(error),
+        }
+    }
 }
 
 /// What a vCPU's thread has to show at its end.
@@ -102,14 +117,7 @@ impl ExitPath {
         } += 1;
         let access = match result {
             Ok(access) => access,
-            // The machine is being stopped: the thread sees that next.
-            Err(AccessError::Lookup {
-                error: LookupError::Killed,
-                ..
-            }) => {
-                return ControlFlow::Continue(());
-            }
-            Err(error) => return ControlFlow::Break(Ending::Access(error)),
+            Err(error) => return ControlFlow::Break(error.into()),
         };
         if !fragment && let Some(index) = access.vma.and_then(device_index) {
             self.ended.accesses[index] += 1;
@@ -142,13 +150,7 @@ impl ExitPath {
             };
             last = match result {
                 Ok(access) => access,
-                Err(AccessError::Lookup {
-                    error: LookupError::Killed,
-                    ..
-                }) => {
-                    return ControlFlow::Continue(());
-                }
-                Err(error) => return ControlFlow::Break(Ending::Access(error)),
+                Err(error) => return ControlFlow::Break(error.into()),
             };
             let sends = kind == ExitKind::PioOut && port == u64::from(abi::SERIAL_PORT);
             self.ended.serial += u64::from(sends);
@@ -231,6 +233,14 @@ impl VcpuHandler for ExitPath {
         second_try.judge(error, regs, || {
             let populated = match shared.memory.put_in_missing(Some(&shared.kill)) {
                 Ok(populated) => populated,
+                // Nothing has been answered yet, and the thread sees next that it is
+                // to stop.
+                Err(error) if Ending::from(error) == Ending::CalledBack => {
+                    return Supplied {
+                        possible: true,
+                        done: true,
+                    };
+                }
                 Err(error) => {
                     log::error!("putting in the missing memslots: {error}");
                     return Supplied::default();
@@ -258,5 +268,26 @@ impl Drop for ExitPath {
         self.shared.controller.leave(self.vcpu);
         // Nobody takes them only if the machine is being dropped unread.
         let _ = self.hand_in.send((self.vcpu, ended));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything else that fails says why.
+    #[test]
+    fn only_a_lookup_that_was_called_back_is_none_of_the_guests_doing() {
+        let lookup = |error| AccessError::Lookup { addr: 1, error };
+        assert_eq!(
+            Ending::from(lookup(LookupError::Killed)),
+            Ending::CalledBack
+        );
+        for error in [
+            lookup(LookupError::TimedOut),
+            AccessError::PastEnd { addr: 1, len: 8 },
+        ] {
+            assert_eq!(Ending::from(error), Ending::Access(error));
+        }
     }
 }
