@@ -177,8 +177,11 @@ impl VcpuTrace {
     }
 
     fn row(&mut self, key: ExitKey, time: Duration) {
+        if let Some(times) = self.exits.get_mut(&key) {
+            return times.record(time);
+        }
         let full = self.exits.len() >= self.max_rows;
-        let key = match full && !self.exits.contains_key(&key) {
+        let key = match full {
             true => ExitKey::overflow(key.kind),
             false => key,
         };
