@@ -32,13 +32,13 @@ fn refused(words: &str, expected: &[&str]) -> Ended {
 fn unparsable() {
     for (words, expected) in [
         ("run --memory sizes=1G", &["sizes", "hotplug_size"][..]),
-        ("run --memory size", &["KEY=SIZE"]),
+        ("run --memory size", &["KEY=VALUE"]),
         ("run --memory size=", &["no size"]),
         ("run --memory size=64X", &["'X' is no unit", "K, M, G or T"]),
         ("run --memory size=-1", &["no size"]),
         ("run --memory size=1.5G", &["no size"]),
         ("run --memory size=99999999999T", &["more than 2^64"]),
-        ("run --memory size=64M,,block=2M", &["KEY=SIZE"]),
+        ("run --memory size=64M,,block=2M", &["KEY=VALUE"]),
         ("run --workload nothing", &["nothing", "hello", "hotplug"]),
         ("run --cpus=-1", &["--cpus"]),
         ("run --cpus two", &["two", "--cpus"]),
