@@ -29,7 +29,7 @@
 use core::sync::atomic::AtomicU32;
 
 /// Bumped with every change of this file that a guest built apart would notice.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// The first eight bytes of [`Params`], "GRACEFLT".
 pub const PARAMS_MAGIC: u64 = u64::from_le_bytes(*b"GRACEFLT");
 
@@ -54,6 +54,8 @@ pub const TEST_GPA: u64 = 0xd000_0000;
 pub const EXIT_GPA: u64 = 0xd010_0000;
 /// The hotplug controller.
 pub const HOTPLUG_GPA: u64 = 0xd020_0000;
+/// The DMA device.
+pub const DMA_GPA: u64 = 0xd030_0000;
 /// Port of the serial console (a 16550A's transmit register).
 pub const SERIAL_PORT: u16 = 0x3f8;
 
@@ -130,8 +132,10 @@ pub mod device {
     pub const EXIT: usize = 1;
     /// The hotplug controller.
     pub const HOTPLUG: usize = 2;
+    /// The DMA device.
+    pub const DMA: usize = 3;
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 }
 
 /// Set in [`Report::done`] last of all.

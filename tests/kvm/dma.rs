@@ -143,7 +143,10 @@ impl World {
                 alone.unmap()?;
             }
         }
-        thread::yield_now();
+        if !device {
+            // The guest meets the hole.
+            thread::yield_now();
+        }
         for &gpa in blocks {
             slots.insert(gpa, self.plug(gpa, BLOCK)?.1);
         }
@@ -170,6 +173,8 @@ impl World {
             };
             self.replace(slots, &blocks, device)?;
             self.removals[kind].fetch_add(1, Relaxed);
+            // Or the device is hardly ever there.
+            thread::sleep(Duration::from_micros(200));
         }
         Ok(())
     }
@@ -179,7 +184,8 @@ impl World {
         let counts = self.dma.counts();
         let removals = self.removals.iter().all(|n| n.load(Relaxed) >= 50);
         let came_back = stays.iter().all(|ram| word(ram, COUNTERS + 8) >= 20);
-        removals && came_back && counts.nested >= 10 && counts.incomplete >= 1
+        let met = counts.nested >= 10 && counts.waited >= 1 && counts.incomplete >= 1;
+        removals && came_back && met
     }
 
     /// Waits for that; then all are to end.

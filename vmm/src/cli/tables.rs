@@ -219,6 +219,14 @@ fn verdict(report: &RunReport) -> String {
         size(memory.block),
         report.seed
     );
+    let dma = &report.dma;
+    if dma.complete + dma.incomplete > 0 {
+        let _ = writeln!(
+            out,
+            "DMA: {} copies, {} more from memory that was gone.",
+            dma.complete, dma.incomplete
+        );
+    }
     if memory.lazy {
         let _ = writeln!(
             out,

@@ -10,6 +10,7 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gracefault_guest::abi::dma as regs;
+use serde::Serialize;
 
 use crate::memory::{
     Access, AccessSizes, Device, DeviceError, GuestSpace, OtherSizes, PAGE, Served,
@@ -32,7 +33,7 @@ struct Counts {
 }
 
 /// What a [`DmaDevice`] has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DmaCounts {
     /// Copies that went from memory to memory throughout.
     pub complete: u64,

@@ -173,6 +173,7 @@ fn device_index(start: u64) -> Option<usize> {
         abi::TEST_GPA => Some(device::TEST),
         abi::EXIT_GPA => Some(device::EXIT),
         abi::HOTPLUG_GPA => Some(device::HOTPLUG),
+        abi::DMA_GPA => Some(device::DMA),
         _ => None,
     }
 }
@@ -260,7 +261,7 @@ impl Drop for ExitPath {
     fn drop(&mut self) {
         let empty = Ended {
             trace: VcpuTrace::default(),
-            accesses: [0; 3],
+            accesses: [0; device::COUNT],
             serial: 0,
         };
         let ended = std::mem::replace(&mut self.ended, empty);

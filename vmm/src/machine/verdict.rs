@@ -17,7 +17,7 @@ use crate::hotplug::ChurnReport;
 use crate::kvm::End;
 use crate::trace::VcpuTrace;
 
-const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug"];
+const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug", "dma"];
 
 /// What is left of a run.
 pub(super) struct Outcome {
@@ -104,6 +104,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
             device_failures: all.device_failures,
         },
         lazy_slots: all.lazy_slots,
+        dma: machine.dma.counts(),
         console: outcome.console.clone(),
         hotplug: machine.config.churn.then(|| HotplugReport {
             plug: churn.plug.summary(),
