@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             not_emulated_stops,
         ),
         kvm_test("lazy_two_vcpus_miss_one_block", two_miss_one),
+        kvm_test("lazy_waits_for_no_writer_elsewhere", waits_for_no_writer),
     ]
 }
 
@@ -339,5 +340,24 @@ fn two_miss_one() -> Outcome {
         }
         assert_eq!(slots, 1, "round {round}");
     }
+    Ok(())
+}
+
+/// A slot goes in beside an open write section, whose thread is this one: to wait
+/// for that would be for ever.
+fn waits_for_no_writer() -> Outcome {
+    let machine = Machine::new()?;
+    let space = space();
+    let (ram, slot) = map_lazy(&machine.vm, &space, BLOCKS, PAGE, in_time)?;
+    map_lazy(&machine.vm, &space, BLOCKS + PAGE, PAGE, in_time)?;
+    let mut section = space.mm().mmap_write_lock()?;
+    section.unmap(range(BLOCKS + PAGE, PAGE))?;
+    let drained = section.lock()?;
+    let mut vcpu = machine.vcpu(0, guest!("lock inc qword ptr [rbx]", "mov [rbp], eax"))?;
+    with_regs(&mut vcpu, |r| (r.rbx, r.rbp) = (BLOCKS, DONE))?;
+    let met = met(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?)?;
+    assert_eq!((met.slots, word(&ram, 0)), (1, 1));
+    assert!(slot.is_in());
+    drained.publish();
     Ok(())
 }

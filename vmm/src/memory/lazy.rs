@@ -11,6 +11,10 @@
 //! second thread at the same VMA waits for the first, by the slot's own mutex. A
 //! writer that wants the VMA out waits for both, as for any reader, and takes the
 //! slot out if it was ever put in.
+//!
+//! It is for a guest's data and code. What its processor reads by itself (page
+//! tables, descriptor tables, the stack that an exception is delivered on) must have
+//! a slot: KVM tells of no exit for those.
 
 use std::io;
 use std::sync::Arc;
