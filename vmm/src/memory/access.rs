@@ -57,6 +57,20 @@ pub struct Access {
     pub slots: u32,
 }
 
+impl Access {
+    fn add_part(&mut self, served: Served, vma: Option<u64>, path: LookupPath) {
+        if served != Served::Memory || self.parts == 0 {
+            (self.served, self.vma) = (served, vma);
+        }
+        let nested = self.path.nested || path.nested;
+        if self.path.waited.is_none() {
+            self.path = path;
+        }
+        self.path.nested = nested;
+        self.parts += 1;
+    }
+}
+
 /// Why an access could not be carried out. What it had done before stays done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
@@ -208,24 +222,14 @@ impl GuestSpace {
             };
             let part_len = (last.min(range.last()) - at) as usize + 1;
             let part = data.part(done, part_len);
-            let (served, vma) = match guard {
+            let served = match &guard {
                 Some(vma) => {
-                    access.slots += put_in(&vma, at)?;
-                    (
-                        self.serve(&vma, at, part, reach)?,
-                        Some(vma.range().start()),
-                    )
+                    access.slots += put_in(vma, at)?;
+                    self.serve(vma, at, part, reach)?
                 }
-                None => (self.nobody(at, part), None),
+                None => self.nobody(at, part),
             };
-            if served != Served::Memory || access.parts == 0 {
-                (access.served, access.vma) = (served, vma);
-            }
-            if access.path.waited.is_none() {
-                path.nested |= access.path.nested;
-                access.path = path;
-            }
-            access.parts += 1;
+            access.add_part(served, guard.map(|vma| vma.range().start()), path);
             done += part_len;
         }
         Ok(access)
