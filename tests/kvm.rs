@@ -7,12 +7,18 @@
 //! "failed".
 mod support;
 
+#[path = "kvm/access.rs"]
+mod access;
 #[path = "kvm/backends.rs"]
 mod backends;
+#[path = "kvm/dma.rs"]
+mod dma;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
 mod fragments;
+#[path = "kvm/lazy.rs"]
+mod lazy;
 #[path = "kvm/slots.rs"]
 mod slots;
 #[path = "kvm/threads.rs"]
@@ -23,8 +29,11 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = [
         backends::trials(),
+        access::trials(),
+        dma::trials(),
         exits::trials(),
         fragments::trials(),
+        lazy::trials(),
         slots::trials(),
         threads::trials(),
     ];
