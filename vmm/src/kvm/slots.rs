@@ -20,10 +20,12 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 
+use super::ioctls::checked;
 pub use super::slot_error::SlotError;
 use super::slot_ids::NoneLeft;
 use super::vm::{Vm, VmInner};
 use crate::memory::HostMemory;
+use crate::memory::faults::Step;
 
 const PAGE: u64 = 4096;
 /// KVM's own limit on one slot: 2^31 - 1 pages.
@@ -83,7 +85,8 @@ impl Vm {
         // SAFETY: the bytes are mapped and may be written by a guest for as
         // long as `memory` lives (the implementor of HostMemory promised), and
         // the MemSlot made below keeps it until KVM has let go of it.
-        match unsafe { self.inner.fd.set_user_memory_region(region) } {
+        let add = || unsafe { self.inner.fd.set_user_memory_region(region) };
+        match checked(Step::AddSlot, add) {
             Ok(()) => Ok(MemSlot {
                 vm: self.inner.clone(),
                 id,
@@ -158,7 +161,8 @@ impl MemSlot {
             ..Default::default()
         };
         // SAFETY: a size of 0 removes the slot; KVM reads no host memory.
-        unsafe { self.vm.fd.set_user_memory_region(region) }.map_err(|e| SlotError::Kvm {
+        let remove = || unsafe { self.vm.fd.set_user_memory_region(region) };
+        checked(Step::RemoveSlot, remove).map_err(|e| SlotError::Kvm {
             what: "remove",
             id: self.id,
             gpa: self.gpa,

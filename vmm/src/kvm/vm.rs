@@ -9,8 +9,10 @@ use std::sync::Arc;
 use kvm_bindings::{CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MAX_VCPU_ID, kvm_enable_cap};
 use kvm_ioctls::VmFd;
 
+use super::ioctls::checked;
 use super::open::Kvm;
 use super::slot_ids::SlotIds;
+use crate::memory::faults::Step;
 
 /// Three pages below 4 GiB that KVM takes on Intel processors without
 /// unrestricted guest mode. No region may lie there: they are where the
@@ -69,7 +71,7 @@ impl Vm {
     /// See [`VmError`].
     pub fn new(kvm: &Kvm) -> Result<Self, VmError> {
         let fd = loop {
-            match kvm.fd.create_vm() {
+            match checked(Step::CreateVm, || kvm.fd.create_vm()) {
                 Ok(fd) => break fd,
                 // A signal came while KVM registered with the memory manager.
                 Err(e) if e.errno() == libc::EINTR => {}
@@ -77,11 +79,14 @@ impl Vm {
                 Err(e) => return Err(VmError::Create { source: e.into() }),
             }
         };
-        fd.set_tss_address(TSS_GPA as usize)
-            .map_err(|e| VmError::Setup {
-                what: "KVM_SET_TSS_ADDR",
+        let setup = |what| {
+            move |e: kvm_ioctls::Error| VmError::Setup {
+                what,
                 source: e.into(),
-            })?;
+            }
+        };
+        checked(Step::SetTss, || fd.set_tss_address(TSS_GPA as usize))
+            .map_err(setup("KVM_SET_TSS_ADDR"))?;
         let emulation_exits = kvm
             .fd
             .check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into())
@@ -92,10 +97,8 @@ impl Vm {
                 args: [1, 0, 0, 0],
                 ..Default::default()
             };
-            fd.enable_cap(&cap).map_err(|e| VmError::Setup {
-                what: "KVM_CAP_EXIT_ON_EMULATION_FAILURE",
-                source: e.into(),
-            })?;
+            checked(Step::EnableEmulationExits, || fd.enable_cap(&cap))
+                .map_err(setup("KVM_CAP_EXIT_ON_EMULATION_FAILURE"))?;
         }
         let max_vcpu_id = match kvm.fd.check_extension_raw(KVM_CAP_MAX_VCPU_ID.into()) {
             n if n > 0 => n as u32,

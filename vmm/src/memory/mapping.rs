@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 
 use vm_memory::VolatileSlice;
 
+use super::faults::{self, Step};
 use super::sigbus;
 
 /// Bytes in a page.
@@ -59,6 +60,7 @@ impl Mapping {
             let what = format!("cannot map {len} bytes: not a multiple of {PAGE}, or none");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         };
+        faults::check(Step::MapMemory)?;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no
@@ -119,13 +121,28 @@ impl Mapping {
         let addr = self.addr.as_ptr().cast();
         // SAFETY: the mapping is ours, and its owner gives it up: `unmap` takes
         // it by value, `drop` comes last.
-        if unsafe { libc::munmap(addr, self.len) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        let unmap = || done(unsafe { libc::munmap(addr, self.len) });
         // SAFETY: as above; the range is still mapped, since `munmap` failed.
-        unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) };
-        Err(error)
+        let discard = || done(unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) });
+        let Err(error) = faults::check(Step::UnmapMemory).and_then(|()| unmap()) else {
+            return Ok(());
+        };
+        Err(
+            match faults::check(Step::DiscardMemory).and_then(|()| discard()) {
+                Ok(()) => error,
+                Err(kept) => {
+                    io::Error::other(format!("{error}, and the host keeps the pages: {kept}"))
+                }
+            },
+        )
+    }
+}
+
+/// What a system call that returns 0 if all went well has returned.
+fn done(returned: libc::c_int) -> io::Result<()> {
+    match returned {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -144,7 +161,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         if let Err(error) = self.release() {
             log::warn!(
-                "{} bytes of guest memory were discarded but not unmapped: {error}",
+                "{} bytes of guest memory were not unmapped: {error}",
                 self.len
             );
         }
