@@ -10,6 +10,7 @@
 //! block has none, and an access to it exits and reads as all ones.
 
 mod churn;
+mod claim;
 mod error;
 mod plug;
 mod region;

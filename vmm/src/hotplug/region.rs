@@ -35,6 +35,8 @@ pub(super) enum State {
     /// Some thread is plugging or unplugging it.
     Busy,
     Plugged(Plugged),
+    /// Not plugged, but KVM has not let go of its slot.
+    Stuck(MemSlot),
 }
 
 /// A range of guest-physical addresses, cut into blocks that are plugged and
@@ -117,7 +119,7 @@ impl HotplugRegion {
             .iter()
             .filter_map(|(&block, state)| match state {
                 State::Plugged(plugged) => Some((block, plugged.kind)),
-                State::Busy => None,
+                State::Busy | State::Stuck(_) => None,
             })
             .collect()
     }
