@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion};
 use crate::devices::BlockPhase;
+use crate::kvm::MemSlot;
 
 /// Absent blocks that this thread is plugging. Dropped, those that are not plugged
 /// by then are absent again.
@@ -35,10 +36,10 @@ impl<'a> Claim<'a> {
     fn add(&mut self, block: u32) -> Result<(), HotplugError> {
         let stuck = match self.region.states().entry(block) {
             Entry::Vacant(entry) => {
-                entry.insert(State::Busy);
+                entry.insert(State::Arriving);
                 None
             }
-            Entry::Occupied(mut entry) => match entry.insert(State::Busy) {
+            Entry::Occupied(mut entry) => match entry.insert(State::Arriving) {
                 State::Stuck(slot) => Some(slot),
                 other => {
                     entry.insert(other);
@@ -46,7 +47,7 @@ impl<'a> Claim<'a> {
                 }
             },
         };
-        if let Some(Err((slot, error))) = stuck.map(crate::kvm::MemSlot::remove) {
+        if let Some(Err((slot, error))) = stuck.map(MemSlot::remove) {
             self.region.states().insert(block, State::Stuck(slot));
             return Err(error.into());
         }
@@ -59,7 +60,7 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut states = self.region.states();
         for block in &self.blocks {
-            if let Some(State::Busy) = states.get(block) {
+            if let Some(State::Arriving) = states.get(block) {
                 states.remove(block);
             }
         }
@@ -71,8 +72,9 @@ impl Drop for Claim<'_> {
 pub(super) struct Taken<'a> {
     region: &'a HotplugRegion,
     block: u32,
-    /// `None` once its slot is out.
-    plugged: Option<Plugged>,
+    kind: BlockKind,
+    /// `None` once it is out.
+    slot: Option<MemSlot>,
 }
 
 impl<'a> Taken<'a> {
@@ -81,17 +83,18 @@ impl<'a> Taken<'a> {
         let mut states = region.states();
         let not_plugged = || HotplugError::NotPlugged { block };
         let state = states.get_mut(&block).ok_or_else(not_plugged)?;
-        match std::mem::replace(state, State::Busy) {
+        let State::Plugged(Plugged { kind, .. }) = *state else {
+            // Some other thread is at it, or KVM keeps its slot.
+            return Err(not_plugged());
+        };
+        match std::mem::replace(state, State::Leaving(kind)) {
             State::Plugged(plugged) => Ok(Self {
                 region,
                 block,
-                plugged: Some(plugged),
+                kind,
+                slot: Some(plugged.slot),
             }),
-            // Some other thread is at it, or KVM keeps its slot.
-            other => {
-                *state = other;
-                Err(not_plugged())
-            }
+            _ => unreachable!("looked at above, under the same lock"),
         }
     }
 
@@ -101,16 +104,16 @@ impl<'a> Taken<'a> {
 
     /// How it was offered.
     pub(super) fn kind(&self) -> BlockKind {
-        self.plugged.as_ref().expect("its slot is in").kind
+        self.kind
     }
 
     /// Takes its slot out of the guest, or leaves it in.
     pub(super) fn remove_slot(&mut self) -> Result<(), HotplugError> {
-        let Some(Plugged { slot, kind }) = self.plugged.take() else {
+        let Some(slot) = self.slot.take() else {
             return Ok(());
         };
         slot.remove().map_err(|(slot, error)| {
-            self.plugged = Some(Plugged { slot, kind });
+            self.slot = Some(slot);
             error.into()
         })
     }
@@ -118,9 +121,9 @@ impl<'a> Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let mut states = self.region.states();
-        match self.plugged.take() {
-            Some(plugged) => states.insert(self.block, State::Plugged(plugged)),
+        let (mut states, kind) = (self.region.states(), self.kind);
+        match self.slot.take() {
+            Some(slot) => states.insert(self.block, State::Plugged(Plugged { slot, kind })),
             None => states.remove(&self.block),
         };
     }

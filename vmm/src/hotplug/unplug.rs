@@ -93,6 +93,24 @@ impl HotplugRegion {
         })
     }
 
+    /// Asks the guest for a block, if it is plugged and nobody is at it.
+    pub(super) fn ask_back(&self, block: u32) {
+        if let Ok(taken) = Taken::new(self, block) {
+            self.controller.ask_back(block);
+            drop(taken);
+        }
+    }
+
+    /// Lets the guest keep a block that it was asked for, if that is still plugged
+    /// and nobody is at it.
+    pub(super) fn withdraw(&self, block: u32) {
+        if let Ok(taken) = Taken::new(self, block) {
+            let volatile = taken.kind() == BlockKind::Volatile;
+            self.controller.withdraw(block, volatile);
+            drop(taken);
+        }
+    }
+
     /// The section: drain, memslot out, publish. On an error nothing has changed.
     fn take_out(
         &self,

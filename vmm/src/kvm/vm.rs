@@ -124,6 +124,11 @@ impl Vm {
         self.inner.physical_bits
     }
 
+    /// Memslots that are in use.
+    pub fn slots(&self) -> u32 {
+        self.inner.ids.taken()
+    }
+
     /// The most memslots at a time.
     pub fn max_slots(&self) -> u32 {
         self.inner.ids.limit()
