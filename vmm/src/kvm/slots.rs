@@ -13,8 +13,8 @@
 //!   slot of the VM. Whoever resolves such faults (userfaultfd) must not wait
 //!   for a removal.
 //! - Drop cannot report an error. Call [`MemSlot::remove`] where it matters;
-//!   a drop that fails logs, and leaks the memory and the id rather than
-//!   let the guest reach memory that is gone.
+//!   a drop that fails logs, and keeps the memory and the id for as long as
+//!   there is the VM, rather than let the guest reach memory that is gone.
 use std::fmt;
 use std::sync::Arc;
 
@@ -181,8 +181,12 @@ impl Drop for MemSlot {
             return;
         }
         if let Err(e) = self.take_out() {
-            log::error!("{e}; its memory is leaked, since the guest still reaches it");
-            std::mem::forget(self.memory.take());
+            log::error!(
+                "{e}; its memory is kept as long as the VM, since the guest still reaches it"
+            );
+            if let Some(memory) = self.memory.take() {
+                self.vm.keep(memory);
+            }
         }
     }
 }

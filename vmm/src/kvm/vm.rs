@@ -3,8 +3,9 @@
 //! A [`Vm`] is a handle; clones name the same machine. Memslots and vCPUs hold
 //! one too, so the kernel's VM lives as long as anything of it does, whatever
 //! is dropped first.
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MAX_VCPU_ID, kvm_enable_cap};
 use kvm_ioctls::VmFd;
@@ -12,6 +13,7 @@ use kvm_ioctls::VmFd;
 use super::ioctls::checked;
 use super::open::Kvm;
 use super::slot_ids::SlotIds;
+use crate::memory::HostMemory;
 use crate::memory::faults::Step;
 
 /// Three pages below 4 GiB that KVM takes on Intel processors without
@@ -53,7 +55,6 @@ pub struct Vm {
 }
 
 /// What clones, memslots and vCPUs share.
-#[derive(Debug)]
 pub(super) struct VmInner {
     pub(super) fd: VmFd,
     pub(super) ids: SlotIds,
@@ -62,6 +63,26 @@ pub(super) struct VmInner {
     pub(super) max_vcpus: u32,
     pub(super) cpuid: CpuId,
     pub(super) emulation_exits: bool,
+    /// What KVM has not let go of. Goes after the descriptor, and so after the
+    /// vCPUs, each of which has this.
+    kept: Mutex<Vec<Arc<dyn HostMemory>>>,
+}
+
+impl VmInner {
+    /// Keeps memory for as long as there is a vCPU or the VM.
+    pub(super) fn keep(&self, memory: Arc<dyn HostMemory>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(memory);
+    }
+}
+
+impl fmt::Debug for VmInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmInner")
+            .field("fd", &self.fd)
+            .field("slots", &self.ids)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Vm {
@@ -112,6 +133,7 @@ impl Vm {
             max_vcpus: kvm.max_vcpus(),
             cpuid: kvm.cpuid.clone(),
             emulation_exits,
+            kept: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
