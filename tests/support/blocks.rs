@@ -216,15 +216,20 @@ impl Picture {
         }
     }
 
-    /// Asserts that `now` comes to be this, soon: a thread that has been joined may
-    /// be in its directory a moment longer.
+    /// Asserts that `now` comes to be this, soon.
     #[track_caller]
     pub(crate) fn assert_again(&self, what: &str, now: impl Fn() -> Self) {
-        let limit = Instant::now() + Duration::from_secs(10);
-        while now() != *self && Instant::now() < limit {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        eventually(|| now() == *self);
         assert_eq!(now(), *self, "{what}");
+    }
+}
+
+/// Waits until it is so, for some seconds at most: a thread that has been joined may
+/// be in its directory a moment longer.
+pub(crate) fn eventually(is_so: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !is_so() && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

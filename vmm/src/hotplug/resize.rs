@@ -53,6 +53,8 @@ pub struct ResizeReport {
     pub plugged: u32,
     /// Blocks it has unplugged.
     pub unplugged: u32,
+    /// Those of them whose memory the host got back, but not the addresses.
+    pub unmap_errors: u32,
     /// From the request to its end.
     pub took: Duration,
     /// Waiting for readers to leave, all blocks together.

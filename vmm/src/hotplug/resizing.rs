@@ -123,6 +123,7 @@ impl<'a> Resizing<'a> {
         {
             Ok(report) => {
                 self.report.unplugged += 1;
+                self.report.unmap_errors += u32::from(report.unmap_error.is_some());
                 self.report.drained += report.drain.waited;
                 self.report.holders.extend(report.drain.holders);
             }

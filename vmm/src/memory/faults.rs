@@ -91,7 +91,7 @@ pub struct Watch {
 struct State {
     faults: Vec<Fault>,
     reached: [u64; Step::COUNT],
-    failed: u64,
+    failed: [u64; Step::COUNT],
 }
 
 static WATCHED: AtomicBool = AtomicBool::new(false);
@@ -99,7 +99,7 @@ static ONLY: Mutex<()> = Mutex::new(());
 static STATE: Mutex<State> = Mutex::new(State {
     faults: Vec::new(),
     reached: [0; Step::COUNT],
-    failed: 0,
+    failed: [0; Step::COUNT],
 });
 
 fn state() -> MutexGuard<'static, State> {
@@ -115,7 +115,7 @@ impl Watch {
         *state() = State {
             faults: faults.to_vec(),
             reached: [0; Step::COUNT],
-            failed: 0,
+            failed: [0; Step::COUNT],
         };
         WATCHED.store(true, Ordering::Relaxed);
         Self { _only: only }
@@ -126,9 +126,9 @@ impl Watch {
         state().reached[step as usize]
     }
 
-    /// How many steps were made to fail so far.
-    pub fn failed(&self) -> u64 {
-        state().failed
+    /// How often it was made to fail so far.
+    pub fn failed(&self, step: Step) -> u64 {
+        state().failed[step as usize]
     }
 }
 
@@ -158,7 +158,7 @@ fn watched(step: Step) -> io::Result<()> {
     if !state.faults.iter().any(now) {
         return Ok(());
     }
-    state.failed += 1;
+    state.failed[step as usize] += 1;
     Err(io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
@@ -178,11 +178,11 @@ mod tests {
         }]);
         assert_eq!(fails(), [false, true, true, false]);
         assert!(check(Step::StartResizer).is_ok());
-        assert_eq!((watch.reached(step), watch.failed()), (4, 2));
+        assert_eq!((watch.reached(step), watch.failed(step)), (4, 2));
         drop(watch);
         assert_eq!(fails(), [false; 4]);
         let watch = Watch::begin(&[]);
-        assert_eq!((watch.reached(step), watch.failed()), (0, 0));
+        assert_eq!((watch.reached(step), watch.failed(step)), (0, 0));
     }
 
     #[test]
