@@ -73,7 +73,8 @@ impl<'a> Scene<'a> {
     /// failed must succeed when it is done again. Tells how often each step failed.
     pub(crate) fn fail(&self, faults: &[Fault]) -> Result<BTreeMap<Step, u64>, String> {
         let what = format!("{} with {faults:?}", self.operation.name);
-        let before = Picture::of(&self.blocks);
+        // This one, and the resizer's.
+        let before = Picture::with_threads(&self.blocks, 2);
         let watch = Watch::begin(faults);
         let end = (self.operation.run)(self);
         let failed: BTreeMap<_, _> = faults

@@ -23,18 +23,19 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn forced(cycles: u64) -> Outcome {
     let blocks = Blocks::new(BLOCK, 1)?;
-    let group = blocks.start(toucher(), PAGES)?;
+    let group = blocks.start(2, toucher(), PAGES)?;
     run(&blocks, cycles, || {
         blocks.region.plug(0, BlockKind::Cooperative)?;
         blocks.region.unplug(0, Consent::Surprise, None)?;
         Ok(())
     })?;
-    stop(group)
+    println!("rounds of the vCPUs: {:?}", stop(group)?);
+    Ok(())
 }
 
 fn cooperative(cycles: u64) -> Outcome {
     let blocks = Blocks::new(BLOCK, 1)?;
-    let group = blocks.start(cooperator(), PAGES)?;
+    let group = blocks.start(2, cooperator(), PAGES)?;
     run(&blocks, cycles, || {
         blocks.region.plug(0, BlockKind::Cooperative)?;
         let consent = Consent::Asked {
@@ -44,7 +45,8 @@ fn cooperative(cycles: u64) -> Outcome {
         blocks.region.unplug(0, consent, None)?;
         Ok(())
     })?;
-    stop(group)
+    println!("rounds of the vCPUs: {:?}", stop(group)?);
+    Ok(())
 }
 
 /// Cycles before the first look.

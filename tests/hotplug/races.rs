@@ -1,5 +1,6 @@
 //! Several threads that plug at once.
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugError, HotplugRegion};
@@ -40,17 +41,17 @@ fn overlapping(rounds: u32) -> Outcome {
         2,
     );
     let before = Picture::of(&blocks);
-    let start = Barrier::new(2);
     let mut first_won = 0;
     for round in 0..rounds {
         // Its first page, or its second.
         let (block, over) = (round % 4, round % 4 / 2);
+        let start = Start::default();
         let (small, large) = thread::scope(|scope| {
             let other = scope.spawn(|| {
-                start.wait();
+                start.together();
                 larger.plug(over, BlockKind::Cooperative)
             });
-            start.wait();
+            start.together();
             let small = blocks.region.plug(block, BlockKind::Cooperative);
             (small, other.join().expect("no panic"))
         });
@@ -72,15 +73,28 @@ fn overlapping(rounds: u32) -> Outcome {
     Ok(())
 }
 
+/// Where two threads meet; nobody has to be woken, so both go on at once.
+#[derive(Default)]
+struct Start(AtomicU32);
+
+impl Start {
+    fn together(&self) {
+        self.0.fetch_add(1, SeqCst);
+        while self.0.load(SeqCst) < 2 {
+            thread::yield_now();
+        }
+    }
+}
+
 fn two_hundred_each() -> Outcome {
     let blocks = Blocks::new(PAGE, 400)?;
     let before = Picture::of(&blocks);
-    let start = Barrier::new(2);
+    let start = Start::default();
     thread::scope(|scope| {
         for parity in 0..2 {
             let (blocks, start) = (&blocks, &start);
             scope.spawn(move || {
-                start.wait();
+                start.together();
                 for n in 0..200 {
                     let block = 2 * n + parity;
                     let plugged = blocks.region.plug(block, BlockKind::Cooperative);

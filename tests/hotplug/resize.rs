@@ -49,7 +49,7 @@ fn up_and_down() -> Outcome {
     let blocks = Blocks::new(BLOCK, 64)?;
     // A thread's stack stays with the process.
     drop(Resizer::new(blocks.region.clone())?);
-    let before = Picture::of(&blocks);
+    let before = Picture::with_threads(&blocks, 1);
     let resizer = Resizer::new(blocks.region.clone())?;
     let size = |requested, plugged| RegionSize {
         total: 64 * BLOCK,

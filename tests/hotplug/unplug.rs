@@ -126,7 +126,7 @@ fn refused() -> Outcome {
     // It leaves, and others come: they are offered the block as if nothing had been.
     blocks.controller.write(join, &0_u64.to_le_bytes())?;
     assert_eq!(blocks.controller.phase(0), BlockPhase::Offered);
-    let group = blocks.start(cooperator(), 4)?;
+    let group = blocks.start(2, cooperator(), 4)?;
     let limit = Instant::now() + Duration::from_secs(60);
     while blocks.controller.phase(0) != BlockPhase::InUse && Instant::now() < limit {
         thread::sleep(Duration::from_millis(1));
@@ -134,7 +134,8 @@ fn refused() -> Outcome {
     blocks
         .region
         .unplug(0, asked(Duration::from_secs(60)), None)?;
-    stop(group)
+    stop(group)?;
+    Ok(())
 }
 
 fn gives_back() -> Outcome {

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use gracefault::devices::HotplugController;
 use gracefault::hotplug::HotplugRegion;
-use gracefault::kvm::{End, Exit, VcpuGroup, Vm};
+use gracefault::kvm::{End, Exit, Vcpu, VcpuGroup, Vm};
 use gracefault::memory::GuestSpace;
 use gracefault::mm::{AddrRange, VmaInfo};
 use gracefault_guest::abi;
 
-use super::{MMIO, Machine, Outcome, guest, with_regs};
+use super::{MMIO, Machine, guest, with_regs};
 
 /// Where block 0 is; the guests' map goes on for 2 GiB.
 pub(crate) const BLOCKS: u64 = 4 << 30;
@@ -58,23 +58,30 @@ impl Blocks {
         })
     }
 
-    /// Starts vCPUs 0 and 1 with `code`, each of which may touch `pages` pages.
+    /// vCPU `id`, about to run `code`, which may touch `pages` pages of block 0.
+    pub(crate) fn vcpu(&self, id: u32, code: &[u8], pages: u64) -> Result<Vcpu, Box<dyn Error>> {
+        let mut vcpu = self.machine.vcpu(id, code)?;
+        with_regs(&mut vcpu, |regs| {
+            regs.rdi = BLOCKS;
+            regs.rsi = u64::from(id);
+            regs.r12 = pages;
+            regs.r13 = MMIO;
+            regs.r14 = 0;
+            regs.r15 = abi::HOTPLUG_GPA + u64::from(id) * abi::BANK;
+        })?;
+        Ok(vcpu)
+    }
+
+    /// Starts vCPUs from 0 on with `code`, each of which may touch `pages` pages.
     pub(crate) fn start(
         &self,
+        vcpus: u32,
         code: &[u8],
         pages: u64,
     ) -> Result<VcpuGroup<Wrong>, Box<dyn Error>> {
         let mut group = VcpuGroup::new();
-        for id in 0..2 {
-            let mut vcpu = self.machine.vcpu(id, code)?;
-            with_regs(&mut vcpu, |regs| {
-                regs.rdi = BLOCKS;
-                regs.rsi = u64::from(id);
-                regs.r12 = pages;
-                regs.r13 = MMIO;
-                regs.r14 = 0;
-                regs.r15 = abi::HOTPLUG_GPA + u64::from(id) * abi::BANK;
-            })?;
+        for id in 0..vcpus {
+            let vcpu = self.vcpu(id, code, pages)?;
             let space = self.space.clone();
             group.spawn(vcpu, move |exit, _| answer(&space, exit))?;
         }
@@ -173,16 +180,16 @@ pub(crate) fn cooperator() -> &'static [u8] {
     )
 }
 
-/// Stops the vCPUs, which must have gone round, and found nothing wrong.
-pub(crate) fn stop(group: VcpuGroup<Wrong>) -> Outcome {
+/// Stops the vCPUs, which must have gone round, and found nothing wrong. Tells how
+/// often each went round.
+pub(crate) fn stop(group: VcpuGroup<Wrong>) -> Result<Vec<u64>, Box<dyn Error>> {
     let mut rounds = Vec::new();
     for ended in group.stop() {
         assert!(matches!(ended.end, End::Stopped), "{ended:x?}");
         rounds.push(ended.vcpu.regs()?.r14);
     }
-    println!("rounds of the vCPUs: {rounds:?}");
-    assert!(rounds.iter().sum::<u64>() > 0);
-    Ok(())
+    assert!(rounds.iter().sum::<u64>() > 0, "nobody went round");
+    Ok(rounds)
 }
 
 /// What there is, in the map, in KVM and in this process.
@@ -214,6 +221,12 @@ impl Picture {
             threads: entries("/proc/self/task"),
             space: (status()["VmSize"] + 512) / 1024,
         }
+    }
+
+    /// As [`of`](Self::of), once this process has so many threads.
+    pub(crate) fn with_threads(blocks: &Blocks, threads: usize) -> Self {
+        eventually(|| Self::of_process().threads == threads);
+        Self::of(blocks)
     }
 
     /// Asserts that `now` comes to be this, soon.
