@@ -13,6 +13,8 @@ mod backends;
 mod exits;
 #[path = "kvm/fragments.rs"]
 mod fragments;
+#[path = "kvm/paging.rs"]
+mod paging;
 #[path = "kvm/slots.rs"]
 mod slots;
 #[path = "kvm/threads.rs"]
@@ -25,6 +27,7 @@ fn main() {
         backends::trials(),
         exits::trials(),
         fragments::trials(),
+        paging::trials(),
         slots::trials(),
         threads::trials(),
     ];

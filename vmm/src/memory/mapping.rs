@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
+use super::paging::Pager;
 use super::ram::{FilePart, Leaves, map_memory};
 use super::sigbus;
 
@@ -48,6 +50,8 @@ pub struct Mapping {
     len: usize,
     /// The part of a file that is mapped, if any.
     part: Option<FilePart>,
+    /// Who brings its pages, if it does not come whole.
+    pager: Option<Arc<Pager>>,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread, and is touched
@@ -84,7 +88,18 @@ impl Mapping {
         let file = part.as_ref().map(|p| (p.file.as_raw_fd(), p.offset));
         let addr = map_memory(bytes, align as usize, flags, file)?;
         let len = bytes;
-        Ok(Self { addr, len, part })
+        Ok(Self {
+            addr,
+            len,
+            part,
+            pager: None,
+        })
+    }
+
+    /// The same, which `pager` has in its table.
+    pub(super) fn paged_by(mut self, pager: Arc<Pager>) -> Self {
+        self.pager = Some(pager);
+        self
     }
 
     /// Where it is, for advice to the host.
@@ -139,6 +154,9 @@ impl Mapping {
 
     /// The last thing that happens to it.
     fn release(&mut self, on_purpose: bool) -> io::Result<()> {
+        if let Some(pager) = self.pager.take() {
+            pager.retire(self.addr.as_ptr() as u64, self.len as u64);
+        }
         let addr = self.addr.as_ptr().cast();
         // SAFETY: the mapping is ours, and its owner gives it up: `unmap` takes
         // it by value, `drop` comes last.
