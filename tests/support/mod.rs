@@ -6,6 +6,8 @@
     unused_macros,
     reason = "each test binary uses a part of this"
 )]
+pub(crate) mod pool;
+
 use std::error::Error;
 use std::ptr::null_mut;
 use std::sync::Arc;
