@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         kvm_test_if("paging_unplug_that_is_given_up", || in_time(given_up)),
         kvm_test_if("paging_unplug_that_waits_for_pages", || in_time(waits)),
+        kvm_test_if("paging_vcpu_that_is_stopped", || in_time(stopped)),
         kvm_test_if("paging_image_that_fails", || in_time(failing)),
     ]
 }
@@ -272,6 +273,33 @@ fn waits() -> Result<Completion, String> {
     assert_eq!(rig.read(0x5010), u64::MAX);
     // The other block has the image's pages, too.
     assert_eq!(rig.read(BLOCK + 8), word(BLOCK + 8));
+    Ok(Completion::Completed)
+}
+
+/// A vCPU that waits for a page that never comes can be stopped, and its memory
+/// goes: but for the handler that is at the page, which is waited for.
+fn stopped() -> Result<Completion, String> {
+    let image = Late::new(false, Duration::ZERO, u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    let (told, tells) = mpsc::channel();
+    let code = guest!("mov rax, [rsi + 0x3008]", "mov [rdi], rax");
+    let vcpu = rig.start(code, told, |_| true);
+    image.wait_begun(1);
+    vcpu.request_stop();
+    let ended = vcpu.join();
+    assert!(matches!(ended.end, End::Stopped), "{ended:?}");
+    assert!(tells.try_recv().is_err());
+    thread::scope(|scope| {
+        let unplug = scope.spawn(|| rig.region.unplug(0, Consent::Surprise, None).unwrap());
+        thread::sleep(Duration::from_millis(50));
+        assert!(!unplug.is_finished(), "a handler is at its page");
+        image.open();
+        let report = unplug.join().unwrap();
+        assert!(report.unmap_error.is_none(), "{report:?}");
+    });
     Ok(Completion::Completed)
 }
 
