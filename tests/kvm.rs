@@ -7,12 +7,18 @@
 //! "failed".
 mod support;
 
+#[path = "kvm/access.rs"]
+mod access;
 #[path = "kvm/backends.rs"]
 mod backends;
+#[path = "kvm/dma.rs"]
+mod dma;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
 mod fragments;
+#[path = "kvm/lazy.rs"]
+mod lazy;
 #[path = "kvm/paging.rs"]
 mod paging;
 #[path = "kvm/slots.rs"]
@@ -25,8 +31,11 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = [
         backends::trials(),
+        access::trials(),
+        dma::trials(),
         exits::trials(),
         fragments::trials(),
+        lazy::trials(),
         paging::trials(),
         slots::trials(),
         threads::trials(),

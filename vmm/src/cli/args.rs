@@ -47,7 +47,8 @@ pub(crate) struct RunArgs {
     /// block= bytes in a block. Sizes take K, M, G, T. Where it comes from: backing=
     /// anon, memfd, hugetlb, file:PATH, private-file:PATH, image:PATH or guest-memfd; hugepages=
     /// auto, thp or off, for hugetlb 2M or 1G; prefault= on or off; discard= on or off,
-    /// for file:PATH (see vmm/docs/memory.md).
+    /// for file:PATH (see vmm/docs/memory.md). lazy= on or off: whether KVM hears of a
+    /// block only when the guest first touches it.
     #[arg(long, value_name = "KEY=VALUE,...", default_value = "size=64M,hotplug_size=128M,block=2M", value_parser = parse_memory)]
     pub(crate) memory: MemoryArgs,
     /// What the guest does.
@@ -191,11 +192,19 @@ fn parse_memory(text: &str) -> Result<MemoryArgs, String> {
             "size" => &mut memory.size,
             "hotplug_size" => &mut memory.hotplug_size,
             "block" => &mut memory.block,
+            "lazy" => {
+                memory.lazy = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(format!("lazy: '{value}' is neither on nor off")),
+                };
+                continue;
+            }
             _ if backing.set(key, value)? => continue,
             _ => {
                 let others = backing::KEYS;
                 return Err(format!(
-                    "'{key}' is none of size, hotplug_size, block, {others}"
+                    "'{key}' is none of size, hotplug_size, block, lazy, {others}"
                 ));
             }
         };
@@ -244,7 +253,10 @@ mod tests {
         let memory = parse_memory("block=4K,size=1G").unwrap().sizes;
         assert_eq!((memory.block, memory.size), (4096, 1 << 30));
         assert_eq!(memory.hotplug_size, MemoryConfig::default().hotplug_size);
+        assert!(!memory.lazy && parse_memory("lazy=on,size=1G").unwrap().sizes.lazy);
         for bad in [
+            "lazy",
+            "lazy=1",
             "",
             "size",
             "size=",

@@ -220,6 +220,21 @@ fn verdict(report: &RunReport) -> String {
         report.backing,
         report.seed
     );
+    let dma = &report.dma;
+    if dma.complete + dma.incomplete > 0 {
+        let _ = writeln!(
+            out,
+            "DMA: {} copies, {} more from memory that was gone.",
+            dma.complete, dma.incomplete
+        );
+    }
+    if memory.lazy {
+        let _ = writeln!(
+            out,
+            "Lazy: {} memslots went in when the guest first missed them.",
+            report.lazy_slots
+        );
+    }
     let refused = &report.refused;
     if refused.rom_writes + refused.device_failures > 0 {
         let _ = writeln!(

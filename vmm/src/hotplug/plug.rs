@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, PlugReport};
 use crate::devices::BlockPhase;
-use crate::kvm::{MemSlot, SlotAccess};
-use crate::memory::{Backing, Mapping};
+use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess};
+use crate::memory::{Backing, GuestSpace, LazyRam, Mapping};
 use crate::mm::VmFlags;
 
 impl HotplugRegion {
@@ -43,20 +43,33 @@ impl HotplugRegion {
         }
     }
 
-    fn bring_in(&self, block: u32, kind: BlockKind) -> Result<(MemSlot, PlugReport), HotplugError> {
+    fn bring_in(
+        &self,
+        block: u32,
+        kind: BlockKind,
+    ) -> Result<(BlockSlot, PlugReport), HotplugError> {
         let start = Instant::now();
         let ram = Arc::new(self.block_memory(block, kind)?);
         let mmap = start.elapsed();
 
         let range = self.block_range(block);
-        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+        let lazy = match self.lazy {
+            true => Some(Arc::new(self.vm.lazy_slot(range.start(), ram.clone())?)),
+            false => None,
+        };
+        let (flags, backing) = block_vma(ram.clone(), &lazy);
         let mut section = self.space.mm().mmap_write_lock()?;
-        section.map(range, flags, 0, Backing::Ram(ram.clone()))?;
+        section.map(range, flags, 0, backing)?;
         let drained = section.lock()?;
         let before_kvm = Instant::now();
-        let slot = self
-            .vm
-            .add_slot(range.start(), ram, SlotAccess::ReadWrite)?;
+        let slot = match lazy {
+            Some(slot) => BlockSlot::Lazy(slot),
+            None => BlockSlot::Eager(self.vm.add_slot(
+                range.start(),
+                ram,
+                SlotAccess::ReadWrite,
+            )?),
+        };
         let kvm = before_kvm.elapsed();
         drained.publish();
 
@@ -84,5 +97,22 @@ impl HotplugRegion {
             }
         }
         Ok(ram)
+    }
+}
+
+/// What a block's VMA is to be.
+fn block_vma(memory: Arc<Mapping>, lazy: &Option<Arc<LazyMemSlot>>) -> (VmFlags, Backing) {
+    match lazy {
+        Some(slot) => {
+            let slot = slot.clone();
+            (
+                GuestSpace::LAZY_RAM,
+                Backing::Lazy(LazyRam { memory, slot }),
+            )
+        }
+        None => {
+            let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+            (flags, Backing::Ram(memory))
+        }
     }
 }

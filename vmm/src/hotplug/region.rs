@@ -8,7 +8,7 @@ use gracefault_guest::abi;
 
 use super::HotplugError;
 use crate::devices::HotplugController;
-use crate::kvm::{MemSlot, Vm};
+use crate::kvm::{BlockSlot, Vm};
 use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
 use crate::mm::AddrRange;
 
@@ -25,7 +25,7 @@ pub enum BlockKind {
 /// A plugged block.
 #[derive(Debug)]
 pub(super) struct Plugged {
-    pub(super) slot: MemSlot,
+    pub(super) slot: BlockSlot,
     pub(super) kind: BlockKind,
 }
 
@@ -48,6 +48,8 @@ pub struct HotplugRegion {
     start: u64,
     block_size: u64,
     blocks: u32,
+    /// Whether a block's memslot goes in at the first access to it.
+    pub(super) lazy: bool,
     /// Held for a look-up or a change only: never across a lookup in the map, a
     /// write section or an ioctl.
     states: Mutex<BTreeMap<u32, State>>,
@@ -98,6 +100,7 @@ impl HotplugRegion {
             start,
             block_size,
             blocks,
+            lazy: false,
             states,
         }
     }
@@ -115,6 +118,13 @@ impl HotplugRegion {
             "blocks from {sizes:?}"
         );
         Self { ram, ..self }
+    }
+
+    /// The same, where the memslot of a block goes in only when an access first
+    /// misses it: see [`LazyRam`](crate::memory::LazyRam). A plug takes the slot's
+    /// number all the same, and fails if none is left.
+    pub fn lazy(self, lazy: bool) -> Self {
+        Self { lazy, ..self }
     }
 
     /// How many blocks there are.

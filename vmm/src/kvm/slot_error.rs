@@ -79,3 +79,17 @@ pub enum SlotError {
         source: io::Error,
     },
 }
+
+impl SlotError {
+    /// As a system error: the system's own, or the one that says the same.
+    pub(super) fn errno(&self) -> i32 {
+        match self {
+            Self::Kvm { source, .. } | Self::DirtyLog { source, .. } => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
+            Self::Overlap { .. } => libc::EEXIST,
+            Self::NoneLeft { .. } => libc::ENOSPC,
+            Self::Unaligned { .. } | Self::PastEnd { .. } | Self::TooLarge { .. } => libc::EINVAL,
+        }
+    }
+}

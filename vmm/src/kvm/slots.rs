@@ -66,14 +66,29 @@ impl Vm {
         memory: Arc<dyn HostMemory>,
         access: SlotAccess,
     ) -> Result<MemSlot, SlotError> {
-        let len = memory.len();
-        let host = memory.host_addr() as u64;
+        let id = self.reserve_slot(gpa, &*memory)?;
+        self.add_slot_as(id, gpa, memory, access)
+            .inspect_err(|_| self.inner.ids.give(id))
+    }
+
+    /// Checks what can be checked without KVM, and takes an id for it.
+    pub(super) fn reserve_slot(&self, gpa: u64, memory: &dyn HostMemory) -> Result<u32, SlotError> {
+        let (len, host) = (memory.len(), memory.host_addr() as u64);
         check(gpa, len, host, self.inner.physical_bits)?;
-        let id = self
-            .inner
-            .ids
-            .take()
-            .map_err(|NoneLeft(limit)| SlotError::NoneLeft { limit })?;
+        let none_left = |NoneLeft(limit)| SlotError::NoneLeft { limit };
+        self.inner.ids.take().map_err(none_left)
+    }
+
+    /// Adds what has been checked, under an id that the caller has taken and that
+    /// is its own again on an error.
+    pub(super) fn add_slot_as(
+        &self,
+        id: u32,
+        gpa: u64,
+        memory: Arc<dyn HostMemory>,
+        access: SlotAccess,
+    ) -> Result<MemSlot, SlotError> {
+        let len = memory.len();
         // SAFETY: the MemSlot made below keeps the memory until KVM has let go
         // of it.
         match unsafe { slot_region::add(&self.inner.fd, id, gpa, &*memory, access) } {
@@ -85,19 +100,16 @@ impl Vm {
                 access,
                 memory: Some(memory),
             }),
-            Err(e) => {
-                self.inner.ids.give(id);
-                Err(match e.errno() {
-                    libc::EEXIST => SlotError::Overlap { gpa, len },
-                    _ => SlotError::Kvm {
-                        what: "add",
-                        id,
-                        gpa,
-                        len,
-                        source: e.into(),
-                    },
-                })
-            }
+            Err(e) => Err(match e.errno() {
+                libc::EEXIST => SlotError::Overlap { gpa, len },
+                _ => SlotError::Kvm {
+                    what: "add",
+                    id,
+                    gpa,
+                    len,
+                    source: e.into(),
+                },
+            }),
         }
     }
 }
@@ -145,7 +157,22 @@ impl MemSlot {
         }
     }
 
+    /// As [`MemSlot::remove`], but the id stays the caller's.
+    pub(super) fn remove_keeping_id(mut self) -> Result<(), (Self, SlotError)> {
+        match self.forget() {
+            Ok(()) => Ok(()),
+            Err(e) => Err((self, e)),
+        }
+    }
+
     fn take_out(&mut self) -> Result<(), SlotError> {
+        self.forget()?;
+        self.vm.ids.give(self.id);
+        Ok(())
+    }
+
+    /// Has KVM forget it, and lets go of the memory.
+    fn forget(&mut self) -> Result<(), SlotError> {
         let region = kvm_userspace_memory_region {
             slot: self.id,
             ..Default::default()
@@ -159,7 +186,6 @@ impl MemSlot {
             source: e.into(),
         })?;
         self.memory = None;
-        self.vm.ids.give(self.id);
         Ok(())
     }
 }

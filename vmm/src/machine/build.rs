@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use gracefault_guest::abi;
+use gracefault_guest::abi::{self, device};
 
 use super::config::HostLimits;
 use super::exit_path::Shared;
 use super::guest_pages::{GuestPages, Task};
 use super::layout::Layout;
 use super::{MachineConfig, MachineError, image};
-use crate::devices::{Console, ExitDevice, HotplugController, SerialConsole, TestDevice};
+use crate::devices::{
+    Console, DmaDevice, ExitDevice, HotplugController, SerialConsole, TestDevice,
+};
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
@@ -24,6 +26,7 @@ pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) shared: Arc<Shared>,
     pub(super) test_device: Arc<TestDevice>,
+    pub(super) dma: Arc<DmaDevice>,
     pub(super) region: Arc<HotplugRegion>,
     pub(super) pages: GuestPages,
     pub(super) serial: Arc<SerialConsole>,
@@ -72,10 +75,12 @@ impl Machine {
         let exit_device = Arc::new(ExitDevice::new(vcpu_count));
         let test_device = Arc::new(TestDevice::new(vcpu_count));
         let controller = Arc::new(HotplugController::new(vcpu_count));
-        let devices: [(u64, u64, Arc<dyn Device>); 3] = [
+        let dma = Arc::new(DmaDevice::new(Arc::downgrade(&memory)));
+        let devices: [(u64, u64, Arc<dyn Device>); device::COUNT] = [
             (abi::TEST_GPA, test_device.len(), test_device.clone()),
             (abi::EXIT_GPA, exit_device.len(), exit_device.clone()),
             (abi::HOTPLUG_GPA, controller.len(), controller.clone()),
+            (abi::DMA_GPA, DmaDevice::LEN, dma.clone()),
         ];
         for (gpa, len, device) in devices {
             memory.map_device(range(gpa, len), device)?;
@@ -104,7 +109,7 @@ impl Machine {
             config.memory.block,
             u32::try_from(blocks).expect("checked against the number of memslots"),
         );
-        let region = Arc::new(region.with_ram(ram));
+        let region = Arc::new(region.with_ram(ram).lazy(config.memory.lazy));
         let shared = Shared {
             vcpus: vcpu_count,
             memory,
@@ -119,6 +124,7 @@ impl Machine {
             vcpus,
             shared,
             test_device,
+            dma,
             region,
             pages,
             serial,

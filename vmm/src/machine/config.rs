@@ -46,6 +46,8 @@ pub struct MemoryConfig {
     pub hotplug_size: u64,
     /// Bytes in a block.
     pub block: u64,
+    /// Whether a block's memslot is put in only when the guest first misses it.
+    pub lazy: bool,
 }
 
 /// What a test falsifies, to see that the run notices.
@@ -186,6 +188,7 @@ impl MemoryConfig {
             size,
             hotplug_size,
             block,
+            lazy: _,
         } = *self;
         if size == 0 || !size.is_multiple_of(PAGE) {
             return Err(ConfigError::NotPages {
@@ -257,12 +260,13 @@ impl Default for MachineConfig {
 }
 
 impl Default for MemoryConfig {
-    /// 64 MiB, and 64 blocks of 2 MiB to plug.
+    /// 64 MiB, and 64 blocks of 2 MiB to plug, each with its memslot.
     fn default() -> Self {
         Self {
             size: 64 << 20,
             hotplug_size: 128 << 20,
             block: 2 << 20,
+            lazy: false,
         }
     }
 }
@@ -283,6 +287,7 @@ mod tests {
             size,
             hotplug_size,
             block,
+            ..Default::default()
         }
         .check(&HOST)
     }
