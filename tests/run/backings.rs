@@ -23,14 +23,22 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         each(
             "backings::memfd",
-            &["backing=memfd", "backing=memfd,prefault=on"],
+            &[
+                "backing=memfd",
+                "backing=memfd,prefault=on",
+                "backing=memfd,lazy=on",
+            ],
         ),
         each("backings::anon", &["hugepages=off", "prefault=on"]),
         each("backings::huge_pages", &["hugepages=thp"]),
         kvm_test_if("backings::hugetlb", hugetlb),
         each(
             "backings::guest_memfd",
-            &["backing=guest-memfd", "backing=guest-memfd,prefault=on"],
+            &[
+                "backing=guest-memfd",
+                "backing=guest-memfd,prefault=on",
+                "backing=guest-memfd,lazy=on",
+            ],
         ),
         kvm_test("backings::files", files),
         kvm_test_if("backings::an_image_without_userfaultfd", no_userfaultfd),
@@ -108,7 +116,8 @@ fn files() -> Outcome {
     assert_passes(&format!("{},discard=on", backed("file", &path)));
     let before = fs::read(&path)?;
     assert_passes(&backed("private-file", &path));
-    if let Some(refusal) = passes(&[&backed("image", &path)]) {
+    let image = backed("image", &path);
+    if let Some(refusal) = passes(&[&image, &format!("{image},lazy=on")]) {
         assert!(refusal.contains("/dev/userfaultfd"), "{refusal}");
     }
     assert!(before == fs::read(&path)?, "neither is written");
