@@ -19,6 +19,8 @@ mod exits;
 mod fragments;
 #[path = "kvm/lazy.rs"]
 mod lazy;
+#[path = "kvm/paging.rs"]
+mod paging;
 #[path = "kvm/slots.rs"]
 mod slots;
 #[path = "kvm/threads.rs"]
@@ -34,6 +36,7 @@ fn main() {
         exits::trials(),
         fragments::trials(),
         lazy::trials(),
+        paging::trials(),
         slots::trials(),
         threads::trials(),
     ];

@@ -19,6 +19,7 @@ use gracefault::memory::{
 use gracefault::mm::AddrRange;
 use libtest_mimic::{Completion, Trial};
 
+use crate::support::pool::{Pool, pool};
 use crate::support::{MMIO, Machine, Outcome, guest, kvm_test, kvm_test_if, with_regs};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -315,44 +316,6 @@ fn private_file() -> Outcome {
     assert!(!is_mapped(&path));
     assert_eq!([word(&file, 0), word(&file, ALL - 8)], [0, 77]);
     Ok(())
-}
-
-/// Pages of the host's pool, made larger for a test and restored by it.
-struct Pool {
-    before: u64,
-}
-
-const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-
-fn pool(file: &str) -> u64 {
-    let text = fs::read_to_string(format!("{POOL}/{file}")).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
-}
-
-impl Pool {
-    fn grow(pages: u64) -> Result<Self, String> {
-        let pool_is = Self {
-            before: pool("nr_hugepages"),
-        };
-        if pool("free_hugepages") - pool("resv_hugepages") >= pages {
-            return Ok(pool_is);
-        }
-        let wanted = (pool_is.before + pages).to_string();
-        fs::write(format!("{POOL}/nr_hugepages"), wanted)
-            .map_err(|e| format!("{POOL}/nr_hugepages cannot be raised: {e}"))?;
-        match pool("free_hugepages") - pool("resv_hugepages") {
-            free if free >= pages => Ok(pool_is),
-            free => Err(format!("the host gave {free} of {pages} huge pages")),
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        if pool("nr_hugepages") != self.before {
-            let _ = fs::write(format!("{POOL}/nr_hugepages"), self.before.to_string());
-        }
-    }
 }
 
 fn hugetlb() -> Judged {

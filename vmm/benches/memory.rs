@@ -113,6 +113,7 @@ fn backends() -> Vec<(&'static str, RamOptions)> {
             },
         ),
         ("private-file:PATH", of(Backend::PrivateFile(path()))),
+        ("image:PATH", of(Backend::Image(path()))),
         ("guest-memfd", of(Backend::GuestMemfd)),
     ]
 }

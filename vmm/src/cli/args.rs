@@ -45,7 +45,7 @@ pub(crate) struct RunArgs {
     pub(crate) cpus: u32,
     /// Guest memory: size= RAM at the start, hotplug_size= the most to plug,
     /// block= bytes in a block. Sizes take K, M, G, T. Where it comes from: backing=
-    /// anon, memfd, hugetlb, file:PATH, private-file:PATH or guest-memfd; hugepages=
+    /// anon, memfd, hugetlb, file:PATH, private-file:PATH, image:PATH or guest-memfd; hugepages=
     /// auto, thp or off, for hugetlb 2M or 1G; prefault= on or off; discard= on or off,
     /// for file:PATH (see vmm/docs/memory.md). lazy= on or off: whether KVM hears of a
     /// block only when the guest first touches it.

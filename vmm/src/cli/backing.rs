@@ -13,7 +13,8 @@ pub(crate) struct MemoryArgs {
 /// For errors and the help.
 pub(crate) const KEYS: &str = "backing, prefault, hugepages, discard";
 
-const BACKINGS: &str = "anon, memfd, hugetlb, file:PATH, private-file:PATH, guest-memfd";
+const BACKINGS: &str =
+    "anon, memfd, hugetlb, file:PATH, private-file:PATH, image:PATH, guest-memfd";
 
 /// The values of those keys, as far as they have been read. They can come in any
 /// order, and `hugepages=` means one thing to hugetlb and another to the rest.
@@ -82,6 +83,7 @@ fn backend(value: &str) -> Option<Backend> {
     Some(match (kind, path) {
         ("file", Some(path)) => Backend::File(path.into()),
         ("private-file", Some(path)) => Backend::PrivateFile(path.into()),
+        ("image", Some(path)) => Backend::Image(path.into()),
         _ => match value {
             "anon" => Backend::Anonymous,
             "memfd" => Backend::Memfd,
@@ -113,6 +115,7 @@ mod tests {
             ("hugetlb", Backend::Hugetlb(HugePage::Size2M)),
             ("file:/a:b", Backend::File("/a:b".into())),
             ("private-file:x", Backend::PrivateFile("x".into())),
+            ("image:x", Backend::Image("x".into())),
             ("guest-memfd", Backend::GuestMemfd),
         ] {
             let options = parse(&format!("backing={text}")).unwrap();

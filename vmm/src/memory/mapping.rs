@@ -3,10 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
 use super::faults::{self, Step};
+use super::paging::Pager;
 use super::ram::{FilePart, Leaves, map_memory};
 use super::sigbus;
 
@@ -49,6 +51,8 @@ pub struct Mapping {
     len: usize,
     /// The part of a file that is mapped, if any.
     part: Option<FilePart>,
+    /// Who brings its pages, if it does not come whole.
+    pager: Option<Arc<Pager>>,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread, and is touched
@@ -86,7 +90,18 @@ impl Mapping {
         faults::check(Step::MapMemory)?;
         let addr = map_memory(bytes, align as usize, flags, file)?;
         let len = bytes;
-        Ok(Self { addr, len, part })
+        Ok(Self {
+            addr,
+            len,
+            part,
+            pager: None,
+        })
+    }
+
+    /// The same, which `pager` has in its table.
+    pub(super) fn paged_by(mut self, pager: Arc<Pager>) -> Self {
+        self.pager = Some(pager);
+        self
     }
 
     /// Where it is, for advice to the host.
@@ -141,6 +156,9 @@ impl Mapping {
 
     /// The last thing that happens to it.
     fn release(&mut self, on_purpose: bool) -> io::Result<()> {
+        if let Some(pager) = self.pager.take() {
+            pager.retire(self.addr.as_ptr() as u64, self.len as u64);
+        }
         let addr = self.addr.as_ptr().cast();
         // SAFETY: the mapping is ours, and its owner gives it up: `unmap` takes
         // it by value, `drop` comes last.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::room::Refusal;
+use crate::memory::paging::PagingError;
 
 /// Why there is no RAM as asked for. Nothing of it is left, but a file that was
 /// named may have been made.
@@ -62,6 +63,9 @@ pub enum RamError {
         /// The system's error.
         source: io::Error,
     },
+    /// There is no demand paging.
+    #[error(transparent)]
+    Paging(#[from] PagingError),
     /// KVM's file is made by KVM.
     #[error("backing=guest-memfd: its file comes from KVM; give it to RamSource::of_guest_memfd")]
     GuestMemfdNotGiven,

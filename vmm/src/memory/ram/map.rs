@@ -124,3 +124,21 @@ impl Drop for Reserved {
         unsafe { libc::munmap(self.addr.as_ptr().cast(), self.len) };
     }
 }
+
+/// Maps `len` bytes of `fd` at `addr`, in place of what is there.
+///
+/// # Safety
+///
+/// The caller owns what is there, and nothing of Rust's lives in it.
+pub(in crate::memory) unsafe fn map_at(
+    addr: u64,
+    len: u64,
+    flags: i32,
+    fd: RawFd,
+) -> io::Result<()> {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let (addr, len) = (addr as *mut _, len as usize);
+    // SAFETY: the caller vouches for the range.
+    let at = unsafe { libc::mmap(addr, len, prot, flags | libc::MAP_FIXED, fd, 0) };
+    address(at).map(drop)
+}

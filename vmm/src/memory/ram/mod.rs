@@ -7,6 +7,7 @@
 //! | [`Hugetlb`](Backend::Hugetlb) | huge pages of the host's pool | `munmap` |
 //! | [`File`](Backend::File) | a file that the user named; the guest's writes go there | `munmap`; a hole only if asked for |
 //! | [`PrivateFile`](Backend::PrivateFile) | such a file's contents; the guest's writes stay in memory | `munmap` |
+//! | [`Image`](Backend::Image) | a file whose pages are read when they are first touched | `munmap` |
 //! | [`GuestMemfd`](Backend::GuestMemfd) | KVM's own memory file | a hole in it |
 //!
 //! [`RamSource::open`] is the one way to RAM. It refuses what the host cannot give
@@ -22,6 +23,6 @@ pub mod room;
 mod source;
 
 pub use error::RamError;
-pub(super) use map::{FilePart, Leaves, map_memory};
+pub(super) use map::{FilePart, Leaves, map_at, map_memory};
 pub use options::{Backend, HugePage, RamOptions, RamSizes, ThpAdvice};
 pub use source::RamSource;

@@ -20,6 +20,9 @@ pub enum Backend {
     File(PathBuf),
     /// A file, as above, which is only read: what the guest writes stays in memory.
     PrivateFile(PathBuf),
+    /// A file, as above, which is read a page at a time, when the guest or the VMM
+    /// first touches it ([`paging`](crate::memory::paging)).
+    Image(PathBuf),
     /// KVM's own memory file (`KVM_CREATE_GUEST_MEMFD`).
     GuestMemfd,
 }
@@ -114,6 +117,7 @@ impl RamOptions {
             Backend::Hugetlb(_) => "hugetlb",
             Backend::File(_) => "file",
             Backend::PrivateFile(_) => "private-file",
+            Backend::Image(_) => "image",
             Backend::GuestMemfd => "guest-memfd",
         }
     }
@@ -121,7 +125,7 @@ impl RamOptions {
     /// The file that the user named.
     pub fn path(&self) -> Option<&Path> {
         match &self.backend {
-            Backend::File(path) | Backend::PrivateFile(path) => Some(path),
+            Backend::File(path) | Backend::PrivateFile(path) | Backend::Image(path) => Some(path),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use super::file::{self, Named};
 use super::map::{FilePart, Leaves};
 use super::room::HostRoom;
 use super::{Backend, RamError, RamOptions, RamSizes, ThpAdvice};
-use crate::memory::{Mapping, PAGE};
+use crate::memory::{Mapping, PAGE, PageSource, Pager};
 
 /// Where a guest's boot RAM and its blocks come from. What was asked for has been
 /// checked, and the host had it when this was opened.
@@ -19,6 +19,8 @@ pub struct RamSource {
     sizes: RamSizes,
     /// What is mapped, unless it is anonymous memory.
     file: Option<Arc<File>>,
+    /// Who brings the pages, if they come at first touch.
+    pager: Option<Arc<Pager>>,
 }
 
 impl RamSource {
@@ -28,7 +30,25 @@ impl RamSource {
             options: RamOptions::default(),
             sizes,
             file: None,
+            pager: None,
         }
+    }
+
+    /// As [`open`](Self::open) for [`Backend::Image`], with pages from `pages` in
+    /// place of a file.
+    ///
+    /// # Errors
+    ///
+    /// See [`RamError`].
+    pub fn of_pages(sizes: RamSizes, pages: Arc<dyn PageSource>) -> Result<Self, RamError> {
+        let options = RamOptions::default();
+        HostRoom::read().check(&options, sizes)?;
+        Ok(Self {
+            options,
+            sizes,
+            file: None,
+            pager: Some(Pager::new(pages)?),
+        })
     }
 
     /// Opens what `options` describes, if the host has enough of it now. Blocks for
@@ -51,7 +71,7 @@ impl RamSource {
         let file = match &options.backend {
             Backend::Anonymous | Backend::Hugetlb(_) | Backend::GuestMemfd => None,
             Backend::Memfd => Some(file::memfd(c"guest-ram", len)?),
-            Backend::File(path) | Backend::PrivateFile(path) => {
+            Backend::File(path) | Backend::PrivateFile(path) | Backend::Image(path) => {
                 let named = Named {
                     backing: options.backing(),
                     path,
@@ -62,10 +82,15 @@ impl RamSource {
                 Some(named.open()?)
             }
         };
+        let (file, pager) = match (&options.backend, file) {
+            (Backend::Image(_), Some(image)) => (None, Some(Pager::new(Arc::new(image))?)),
+            (_, file) => (file.map(Arc::new), None),
+        };
         Ok(Self {
             options,
             sizes,
-            file: file.map(Arc::new),
+            file,
+            pager,
         })
     }
 
@@ -96,6 +121,11 @@ impl RamSource {
         self.file.as_deref()
     }
 
+    /// Who brings the pages, if they come at first touch.
+    pub fn pager(&self) -> Option<&Pager> {
+        self.pager.as_deref()
+    }
+
     /// Maps the `len` bytes of boot RAM at `offset` from its start. Blocks for as
     /// long as prefaulting takes, if that is asked for.
     ///
@@ -115,9 +145,13 @@ impl RamSource {
 
     fn map(&self, offset: u64, len: u64) -> io::Result<Mapping> {
         let options = &self.options;
+        if let Some(pager) = &self.pager {
+            let mapping = pager.map(offset, len)?;
+            return self.prefaulted(mapping);
+        }
         let anonymous = libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let flags = match options.backend {
-            Backend::Anonymous => libc::MAP_PRIVATE | anonymous,
+            Backend::Anonymous | Backend::Image(_) => libc::MAP_PRIVATE | anonymous,
             Backend::PrivateFile(_) => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
             // Not private: a copy for a child could find the pool empty. Reserved,
             // so that the mapping fails and not the guest.
@@ -145,8 +179,13 @@ impl RamSource {
         let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e))?;
         let (addr, bytes) = mapping.raw();
         advice::advise_thp(addr, bytes, options.thp)?;
-        if options.prefault {
-            advice::populate(addr, bytes).map_err(|e| self.explain(e))?;
+        self.prefaulted(mapping)
+    }
+
+    fn prefaulted(&self, mapping: Mapping) -> io::Result<Mapping> {
+        if self.options.prefault {
+            let (addr, len) = mapping.raw();
+            advice::populate(addr, len).map_err(|e| self.explain(e))?;
         }
         Ok(mapping)
     }

@@ -114,7 +114,7 @@ impl HostRoom {
         over("addresses", "RLIMIT_AS", "-v", addresses)?;
         if matches!(
             options.backend,
-            Backend::Anonymous | Backend::PrivateFile(_)
+            Backend::Anonymous | Backend::PrivateFile(_) | Backend::Image(_)
         ) {
             let data = process.data.map(|limit| limit.left());
             over("private memory", "RLIMIT_DATA", "-d", data)?;
