@@ -9,6 +9,8 @@ mod support;
 
 #[path = "kvm/access.rs"]
 mod access;
+#[path = "kvm/backends.rs"]
+mod backends;
 #[path = "kvm/dma.rs"]
 mod dma;
 #[path = "kvm/exits.rs"]
@@ -27,6 +29,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = [
         access::trials(),
+        backends::trials(),
         dma::trials(),
         exits::trials(),
         fragments::trials(),

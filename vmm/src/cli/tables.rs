@@ -213,10 +213,11 @@ fn verdict(report: &RunReport) -> String {
     let memory = &report.memory;
     let _ = writeln!(
         out,
-        "Memory: {}; to plug: {}, in blocks of {}. Seed {}.",
+        "Memory: {}; to plug: {}, in blocks of {}; from {}. Seed {}.",
         size(memory.size),
         size(memory.hotplug_size),
         size(memory.block),
+        report.backing,
         report.seed
     );
     let dma = &report.dma;

@@ -89,7 +89,7 @@ impl HotplugRegion {
     fn block_memory(&self, block: u32, kind: BlockKind) -> Result<Mapping, HotplugError> {
         let len = self.block_size();
         let no_memory = |source| HotplugError::NoMemory { len, source };
-        let ram = Mapping::anonymous(len).map_err(no_memory)?;
+        let ram = self.ram.map_block(block).map_err(no_memory)?;
         if kind == BlockKind::Volatile {
             for (offset, pattern) in self.volatile_patterns(block) {
                 ram.write(offset, &pattern.to_le_bytes())

@@ -9,7 +9,7 @@ use gracefault_guest::abi;
 use super::HotplugError;
 use crate::devices::HotplugController;
 use crate::kvm::{BlockSlot, Vm};
-use crate::memory::{GuestSpace, PAGE};
+use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
 use crate::mm::AddrRange;
 
 /// How a block is offered to the guest.
@@ -43,6 +43,8 @@ pub struct HotplugRegion {
     pub(super) vm: Arc<Vm>,
     pub(super) space: Arc<GuestSpace>,
     pub(super) controller: Arc<HotplugController>,
+    /// Where the blocks' memory comes from.
+    pub(super) ram: Arc<RamSource>,
     start: u64,
     block_size: u64,
     blocks: u32,
@@ -85,7 +87,13 @@ impl HotplugRegion {
             "{blocks} blocks at {start:#x} go past the end of the space"
         );
         let states = Mutex::default();
+        let ram = Arc::new(RamSource::anonymous(RamSizes {
+            boot: 0,
+            hotplug: block_size * u64::from(blocks),
+            block: block_size,
+        }));
         Self {
+            ram,
             vm,
             space,
             controller,
@@ -102,6 +110,21 @@ impl HotplugRegion {
     /// number all the same, and fails if none is left.
     pub fn lazy(self, lazy: bool) -> Self {
         Self { lazy, ..self }
+    }
+
+    /// The same, with its blocks' memory from `ram`.
+    ///
+    /// # Panics
+    ///
+    /// If `ram` has blocks of another size, or not so many.
+    pub fn with_ram(self, ram: Arc<RamSource>) -> Self {
+        let sizes = ram.sizes();
+        let needed = self.block_size * u64::from(self.blocks);
+        assert!(
+            sizes.block == self.block_size && sizes.hotplug >= needed,
+            "blocks from {sizes:?}"
+        );
+        Self { ram, ..self }
     }
 
     /// How many blocks there are.

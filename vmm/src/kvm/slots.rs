@@ -18,10 +18,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 
 pub use super::slot_error::SlotError;
 use super::slot_ids::NoneLeft;
+use super::slot_region;
 use super::vm::{Vm, VmInner};
 use crate::memory::HostMemory;
 
@@ -34,13 +35,17 @@ pub(super) const MAX_SLOT_BYTES: u64 = ((1 << 31) - 1) * PAGE;
 pub enum SlotAccess {
     /// Anything.
     ReadWrite,
+    /// Anything; which pages it writes is logged
+    /// ([`MemSlot::take_dirty_pages`]), which costs a fault at the first write to
+    /// each.
+    Logged,
     /// Read and execute; a write exits as MMIO (ROM).
     ReadOnly,
 }
 
 /// A memslot. Dropping it takes it out of the guest.
 pub struct MemSlot {
-    vm: Arc<VmInner>,
+    pub(super) vm: Arc<VmInner>,
     id: u32,
     gpa: u64,
     len: u64,
@@ -84,21 +89,9 @@ impl Vm {
         access: SlotAccess,
     ) -> Result<MemSlot, SlotError> {
         let len = memory.len();
-        let flags = match access {
-            SlotAccess::ReadWrite => 0,
-            SlotAccess::ReadOnly => KVM_MEM_READONLY,
-        };
-        let region = kvm_userspace_memory_region {
-            slot: id,
-            flags,
-            guest_phys_addr: gpa,
-            memory_size: len,
-            userspace_addr: memory.host_addr() as u64,
-        };
-        // SAFETY: the bytes are mapped and may be written by a guest for as
-        // long as `memory` lives (the implementor of HostMemory promised), and
-        // the MemSlot made below keeps it until KVM has let go of it.
-        match unsafe { self.inner.fd.set_user_memory_region(region) } {
+        // SAFETY: the MemSlot made below keeps the memory until KVM has let go
+        // of it.
+        match unsafe { slot_region::add(&self.inner.fd, id, gpa, &*memory, access) } {
             Ok(()) => Ok(MemSlot {
                 vm: self.inner.clone(),
                 id,

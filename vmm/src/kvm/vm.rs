@@ -10,6 +10,7 @@ use kvm_bindings::{CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MAX_VCPU_ID
 use kvm_ioctls::VmFd;
 
 use super::open::Kvm;
+use super::quirks::{self, SlotZap};
 use super::slot_ids::SlotIds;
 
 /// Three pages below 4 GiB that KVM takes on Intel processors without
@@ -60,6 +61,7 @@ pub(super) struct VmInner {
     pub(super) max_vcpus: u32,
     pub(super) cpuid: CpuId,
     pub(super) emulation_exits: bool,
+    zap: SlotZap,
 }
 
 impl Vm {
@@ -68,6 +70,14 @@ impl Vm {
     /// # Errors
     /// See [`VmError`].
     pub fn new(kvm: &Kvm) -> Result<Self, VmError> {
+        Self::new_with(kvm, SlotZap::default())
+    }
+
+    /// Creates one that loses what `zap` says when a memslot goes.
+    ///
+    /// # Errors
+    /// See [`VmError`].
+    pub fn new_with(kvm: &Kvm, zap: SlotZap) -> Result<Self, VmError> {
         let fd = loop {
             match kvm.fd.create_vm() {
                 Ok(fd) => break fd,
@@ -97,6 +107,10 @@ impl Vm {
                 source: e.into(),
             })?;
         }
+        let zap = quirks::apply(&fd, zap).map_err(|e| VmError::Setup {
+            what: "KVM_CAP_DISABLE_QUIRKS2",
+            source: e.into(),
+        })?;
         let max_vcpu_id = match kvm.fd.check_extension_raw(KVM_CAP_MAX_VCPU_ID.into()) {
             n if n > 0 => n as u32,
             _ => kvm.max_vcpus(),
@@ -109,6 +123,7 @@ impl Vm {
             max_vcpus: kvm.max_vcpus(),
             cpuid: kvm.cpuid.clone(),
             emulation_exits,
+            zap,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -124,6 +139,11 @@ impl Vm {
     /// The most memslots at a time.
     pub fn max_slots(&self) -> u32 {
         self.inner.ids.limit()
+    }
+
+    /// What the guest loses when a memslot goes.
+    pub fn slot_zap(&self) -> SlotZap {
+        self.inner.zap
     }
 
     /// Whether an instruction that KVM cannot emulate always ends in

@@ -16,7 +16,7 @@ use crate::devices::{
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
-use crate::memory::{Device, GuestSpace, Mapping};
+use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
 
 /// A machine that has not run yet. Dropping it gives everything back.
@@ -61,10 +61,13 @@ impl Machine {
         let kvm_counts = kvm.capabilities().iter().any(is_there);
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
+        // Before boot RAM is touched: a file can be cut short at any time.
+        sigbus::install().map_err(MachineError::Sigbus)?;
         let vm = Arc::new(Vm::new(&kvm)?);
+        let ram = Arc::new(ram_source(&vm, &config)?);
 
         let memory = Arc::new(GuestSpace::physical(physical_range(host.physical_bits)));
-        let (low, slots) = boot_ram(&vm, &memory, &layout)?;
+        let (low, slots) = boot_ram(&vm, &memory, &layout, &ram)?;
         let image = image::load(&config, &layout, &low)?;
         write_tables(&low, &layout, vm.physical_bits())?;
 
@@ -96,7 +99,7 @@ impl Machine {
             block_size: config.memory.block,
             image_end: image.end,
         };
-        pages.write_task(&task, &layout);
+        pages.write_task(&task, &layout)?;
         let blocks = config.memory.hotplug_size / config.memory.block;
         let region = HotplugRegion::new(
             vm,
@@ -106,7 +109,7 @@ impl Machine {
             config.memory.block,
             u32::try_from(blocks).expect("checked against the number of memslots"),
         );
-        let region = Arc::new(region.lazy(config.memory.lazy));
+        let region = Arc::new(region.with_ram(ram).lazy(config.memory.lazy));
         let shared = Shared {
             vcpus: vcpu_count,
             memory,
@@ -140,13 +143,30 @@ fn range(start: u64, len: u64) -> AddrRange {
     AddrRange::new(start, len).expect("the layout has no empty range")
 }
 
+/// Where boot RAM and the blocks come from; refused if the host has not got it.
+fn ram_source(vm: &Vm, config: &MachineConfig) -> Result<RamSource, MachineError> {
+    let (options, memory) = (config.ram.clone(), config.memory);
+    let sizes = RamSizes {
+        boot: memory.size,
+        hotplug: memory.hotplug_size,
+        block: memory.block,
+    };
+    if options.backend == Backend::GuestMemfd {
+        let make = |len| Ok(vm.create_guest_memfd(len)?);
+        return RamSource::of_guest_memfd(options, sizes, make);
+    }
+    Ok(RamSource::open(options, sizes)?)
+}
+
 /// Boot RAM: a memslot and a VMA each, for what lies below the devices and above.
 /// Returns the lower memory, which holds all that the VMM shares with the guest.
 fn boot_ram(
     vm: &Vm,
     memory: &GuestSpace,
     layout: &Layout,
+    source: &RamSource,
 ) -> Result<(Arc<Mapping>, Vec<MemSlot>), MachineError> {
+    let mut offset = 0;
     let mut rams = Vec::new();
     let mut slots = Vec::new();
     for part in [&layout.low, &layout.high]
@@ -155,7 +175,8 @@ fn boot_ram(
     {
         let len = part.end - part.start;
         let no_memory = |source| MachineError::NoMemory { len, source };
-        let ram = Arc::new(Mapping::anonymous(len).map_err(no_memory)?);
+        let ram = Arc::new(source.map_boot(offset, len).map_err(no_memory)?);
+        offset += len;
         slots.push(vm.add_slot(part.start, ram.clone(), SlotAccess::ReadWrite)?);
         memory.map_ram(range(part.start, len), ram.clone())?;
         rams.push(ram);

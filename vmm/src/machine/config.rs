@@ -6,7 +6,7 @@ use std::time::Duration;
 use gracefault_guest::abi::{self, Workload};
 use serde::Serialize;
 
-use crate::memory::PAGE;
+use crate::memory::{PAGE, RamOptions};
 
 /// What to run, and on what. Checked by [`check`](Self::check), which names what
 /// to change.
@@ -18,6 +18,8 @@ pub struct MachineConfig {
     pub vcpus: u32,
     /// The guest's memory.
     pub memory: MemoryConfig,
+    /// Where it comes from.
+    pub ram: RamOptions,
     /// A guest of the user's; `None` for the built-in one.
     pub kernel: Option<PathBuf>,
     /// What the guest is to do.
@@ -245,6 +247,7 @@ impl Default for MachineConfig {
             kvm_device: PathBuf::from("/dev/kvm"),
             vcpus: 2,
             memory: MemoryConfig::default(),
+            ram: RamOptions::default(),
             kernel: None,
             workload: Workload::Hotplug,
             duration: Duration::from_secs(5),

@@ -39,6 +39,8 @@ pub struct RunReport {
     pub seed: u64,
     /// The guest's memory.
     pub memory: MemoryConfig,
+    /// Where it came from, as `--memory backing=` has it, without a path.
+    pub backing: &'static str,
     /// Each vCPU, in order.
     pub vcpus: Vec<VcpuReport>,
     /// Exits by kind and who answered, the most frequent first.

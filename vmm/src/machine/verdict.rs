@@ -90,6 +90,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
         workload: workload_name(machine.config.workload),
         seed: machine.config.seed,
         memory: machine.config.memory,
+        backing: machine.config.ram.backing(),
         vcpus,
         exits_by_target: exit_table::groups(machine, &all.exits),
         exits: exit_table::rows(machine, &all.exits),

@@ -9,6 +9,7 @@ mod device;
 mod lazy;
 mod limit;
 mod mapping;
+pub mod ram;
 pub mod sigbus;
 mod space;
 
@@ -18,4 +19,5 @@ pub use device::{AccessSizes, Device, DeviceError, OtherSizes};
 pub use lazy::{LazyRam, LazySlot, Populated, PutInError};
 pub use limit::LogLimit;
 pub use mapping::{HostMemory, Mapping, PAGE};
+pub use ram::{Backend, HugePage, RamError, RamOptions, RamSizes, RamSource, ThpAdvice};
 pub use space::GuestSpace;
