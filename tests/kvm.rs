@@ -28,8 +28,8 @@ fn main() {
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = [
-        access::trials(),
         backends::trials(),
+        access::trials(),
         dma::trials(),
         exits::trials(),
         fragments::trials(),

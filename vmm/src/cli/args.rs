@@ -44,11 +44,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) cpus: u32,
     /// Guest memory: size= RAM at the start, hotplug_size= the most to plug,
-    /// block= bytes in a block (sizes take K, M, G, T); lazy= on or off, whether KVM
-    /// hears of a block only when the guest first touches it. Where it comes from: backing=
+    /// block= bytes in a block. Sizes take K, M, G, T. Where it comes from: backing=
     /// anon, memfd, hugetlb, file:PATH, private-file:PATH or guest-memfd; hugepages=
     /// auto, thp or off, for hugetlb 2M or 1G; prefault= on or off; discard= on or off,
-    /// for file:PATH (see vmm/docs/memory.md).
+    /// for file:PATH (see vmm/docs/memory.md). lazy= on or off: whether KVM hears of a
+    /// block only when the guest first touches it.
     #[arg(long, value_name = "KEY=VALUE,...", default_value = "size=64M,hotplug_size=128M,block=2M", value_parser = parse_memory)]
     pub(crate) memory: MemoryArgs,
     /// What the guest does.

@@ -105,13 +105,6 @@ impl HotplugRegion {
         }
     }
 
-    /// The same, where the memslot of a block goes in only when an access first
-    /// misses it: see [`LazyRam`](crate::memory::LazyRam). A plug takes the slot's
-    /// number all the same, and fails if none is left.
-    pub fn lazy(self, lazy: bool) -> Self {
-        Self { lazy, ..self }
-    }
-
     /// The same, with its blocks' memory from `ram`.
     ///
     /// # Panics
@@ -125,6 +118,13 @@ impl HotplugRegion {
             "blocks from {sizes:?}"
         );
         Self { ram, ..self }
+    }
+
+    /// The same, where the memslot of a block goes in only when an access first
+    /// misses it: see [`LazyRam`](crate::memory::LazyRam). A plug takes the slot's
+    /// number all the same, and fails if none is left.
+    pub fn lazy(self, lazy: bool) -> Self {
+        Self { lazy, ..self }
     }
 
     /// How many blocks there are.

@@ -34,8 +34,9 @@
 //! |---|---|
 //! | [`caps`], [`open`] | what is asked of KVM, and the check of it |
 //! | [`host`] | what else the host can and cannot do |
-//! | [`vm`], [`slots`], [`lazy_slot`] | the VM, memslots that own their memory, those that go in when missed |
+//! | [`vm`], [`slots`] | the VM, and memslots that own their memory |
 //! | [`guest_memfd`], [`quirks`] | memory in a file of KVM's own; what is told to KVM about old behaviour |
+//! | [`vm`], [`slots`], [`lazy_slot`] | the VM, memslots that own their memory, those that go in when missed |
 //! | [`boot`] | the state a vCPU starts in: long mode at CPL 3 |
 //! | [`vcpu`], [`exit`], [`fragment`], [`error`] | one `KVM_RUN`: what came back |
 //! | [`second_try`] | an instruction that KVM could not emulate, tried again |
