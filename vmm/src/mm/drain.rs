@@ -28,7 +28,7 @@ use super::core::Core;
 use super::entry::Entry;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
-use super::sync::{Watch, full_fence, mutant, thread};
+use super::sync::{MODEL, Watch, full_fence, mutant, thread};
 use super::{AddrRange, DrainReport, Holder, LockOptions, Payload};
 
 /// Scans before the first sleep: a walk is over in less time than sleep takes.
@@ -129,7 +129,7 @@ impl<T: Payload> Core<T> {
                 }
                 drain.lock(slots);
                 round = Watch::start();
-                if !cfg!(loom) {
+                if !MODEL {
                     continue;
                 }
             }

@@ -92,7 +92,7 @@ impl MapLock {
     }
 
     /// Whether a writer waits for it.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(any(loom, shuttle))))]
     pub(super) fn is_waited_for(&self) -> bool {
         lock(&self.state).waiting > 0
     }

@@ -130,12 +130,14 @@ mod registry;
 mod report;
 mod room;
 mod section;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 mod slot;
 mod space;
 mod stats;
 mod strategy;
 mod sync;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod tree;
 mod vma;

@@ -6,10 +6,10 @@ use std::ptr;
 use super::AddrRange;
 use super::room::Room;
 use super::slot::Slot;
-use super::sync::Life;
+use super::sync::{Life, MODEL};
 
 /// How many children a node has at most: a power of 4.
-pub(super) const WIDTH: usize = if cfg!(loom) { 4 } else { 16 };
+pub(super) const WIDTH: usize = if MODEL { 4 } else { 16 };
 
 /// A node of the tree. Never changes once it is published.
 ///
@@ -308,7 +308,7 @@ impl<T> Node<T> {
     }
 
     /// Called by whoever frees it.
-    #[cfg_attr(not(loom), allow(dead_code, reason = "the models'"))]
+    #[cfg_attr(not(any(loom, shuttle)), allow(dead_code, reason = "the models'"))]
     pub(super) fn end(&self) {
         self.life.end();
     }

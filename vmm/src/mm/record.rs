@@ -6,10 +6,10 @@ use super::MmStats;
 use super::entry::Entry;
 use super::recent::Recent;
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use super::sync::{Mutex, lock, mutant, thread};
+use super::sync::{MODEL, Mutex, lock, mutant, thread};
 
 /// Entries that a record, and each piece of its spill list, has room for.
-const ENTRIES: usize = if cfg!(loom) { 2 } else { 4 };
+const ENTRIES: usize = if MODEL { 2 } else { 4 };
 
 /// What a thread does in one address space. The entries, the counters and
 /// what it looked up last have cache lines to themselves, since only the owner

@@ -202,7 +202,7 @@ impl<T> Slot<T> {
     }
 
     /// Called by whoever frees it.
-    #[cfg_attr(not(loom), allow(dead_code, reason = "the models'"))]
+    #[cfg_attr(not(any(loom, shuttle)), allow(dead_code, reason = "the models'"))]
     pub(super) fn end(&self) {
         self.life.end();
     }
