@@ -10,6 +10,7 @@ use super::next::Next;
 use super::plan::{Gone, Plan};
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
+use super::sync::mutant;
 use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, WriteError};
 
 /// A write section that is being planned: the map lock is taken, no VMA is
@@ -242,13 +243,19 @@ impl<T: Payload> Drained<'_, T> {
         } = self;
         let core = open.core;
         let goes = std::mem::take(&mut plan.goes);
-        for slot in goes.values() {
-            // SAFETY: in the tree in force until the next statement but one, and
-            // retired only below.
-            unsafe { &**slot }.detach();
+        let detach = || {
+            for slot in goes.values() {
+                // SAFETY: retired only below.
+                unsafe { &**slot }.detach();
+            }
+        };
+        if !mutant("detach-late") {
+            detach();
         }
         let version = next.into_version();
-        core.set_root(version.root);
+        if !mutant("publish-late") {
+            core.set_root(version.root);
+        }
         core.writer.sections.fetch_add(1, Ordering::Relaxed);
         let mut removed = Vec::with_capacity(plan.gone.len());
         let mut whole = std::collections::BTreeSet::new();
@@ -273,6 +280,12 @@ impl<T: Payload> Drained<'_, T> {
         let number = open.first;
         let last = core.seq.load(Ordering::Relaxed);
         drop(open);
+        if mutant("publish-late") {
+            core.set_root(version.root);
+        }
+        if mutant("detach-late") {
+            detach();
+        }
         core.retire(version.into_stale(), goes.into_values().collect());
         Published {
             number,

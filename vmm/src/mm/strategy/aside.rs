@@ -93,6 +93,9 @@ impl<T: Payload> Core<T> {
     #[inline]
     pub(in super::super) fn keep<'a>(&self, guard: VmaReadGuard<'a, T>) -> VmaReadGuard<'a, T> {
         if self.strategy == Strategy::Refcount {
+            if mutant("note-first") {
+                guard.entry.note();
+            }
             guard.slot.count_up();
             guard.entry.note();
         }
@@ -154,7 +157,9 @@ impl<T: Payload> Core<T> {
     pub(in super::super) fn pinned(&self, slot: &Slot<T>) {
         if self.strategy.is_aside() {
             // The drain may have seen the note, and see the count gone.
-            self.count_move();
+            if !mutant("pinned-moves") {
+                self.count_move();
+            }
             self.put(slot);
         }
     }

@@ -17,8 +17,8 @@ use super::super::core::Core;
 use super::super::entry::Entry;
 use super::super::lookup::{Attempt, Found, LookupPath, WaitOptions, Waited};
 use super::super::record::Record;
-use super::super::sync::Watch;
 use super::super::sync::atomic::Ordering;
+use super::super::sync::{Watch, mutant};
 use super::super::{KillFlag, LookupError, Payload, tree};
 use super::Strategy;
 
@@ -45,12 +45,17 @@ impl<T: Payload> Core<T> {
                 return Ok(None);
             };
             if self.strategy == Strategy::Pin {
+                if mutant("posted-late") {
+                    self.writer.map_lock.end_read();
+                }
                 let entry = record.vacant();
                 entry.walk(addr);
                 entry.hold();
                 // A section that begins after this sees the hold: it takes the map
                 // lock from us.
-                self.writer.map_lock.end_read();
+                if !mutant("posted-late") {
+                    self.writer.map_lock.end_read();
+                }
                 return Ok(Some(self.guard(entry, slot)));
             }
             self.writer.map_lock.end_read();
