@@ -68,8 +68,8 @@
 //! goes into the plan, or between [`WriteSection::lock`] and
 //! [`Drained::publish`]; dropping the section at any point before the latter
 //! leaves the map as it was, and nothing behind; so does a panic in a step or a side
-//! effect, which unwinds through it. (Catch it outside of the section: a step that
-//! panicked is half planned.) A failed allocation is no error here: the standard
+//! effect, which unwinds through it; where a panic of a step is caught with the section
+//! still there, that section can no longer be published. A failed allocation is no error here: the standard
 //! library ends the process. Whom a long drain waits for can be told [while it
 //! lasts](LockOptions). What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
