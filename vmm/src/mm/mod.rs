@@ -93,7 +93,7 @@
 //! # Several spaces
 //!
 //! A thread that needs VMAs of two spaces at once looks up in one always before
-//! the other; [`AddressSpace::ranked`] has debug builds see to it.
+//! the other; a [rank](SpaceOptions::rank) has debug builds see to it.
 
 #[cfg(test)]
 mod audit;
@@ -149,7 +149,7 @@ pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};
 pub use mapguard::MmapReadGuard;
-pub use options::{LockOptions, OnSlow};
+pub use options::{LockOptions, OnSlow, SpaceOptions};
 pub use pin::VmaPin;
 pub use range::AddrRange;
 pub use reader::Reader;

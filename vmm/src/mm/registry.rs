@@ -19,7 +19,7 @@ pub(super) struct Registry {
     /// The space's, for messages.
     pub(super) name: String,
     /// The space's place in the order in which several are looked up; see
-    /// [`ranked`](super::AddressSpace::ranked).
+    /// [`SpaceOptions`](super::SpaceOptions).
     pub(super) rank: Option<u32>,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
