@@ -11,6 +11,8 @@ mod support;
 mod exits;
 #[path = "kvm/fragments.rs"]
 mod fragments;
+#[path = "kvm/pending_faults.rs"]
+mod pending_faults;
 #[path = "kvm/slots.rs"]
 mod slots;
 #[path = "kvm/threads.rs"]
@@ -22,6 +24,7 @@ fn main() {
     let trials = [
         exits::trials(),
         fragments::trials(),
+        pending_faults::trials(),
         slots::trials(),
         threads::trials(),
     ];

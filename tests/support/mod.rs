@@ -20,12 +20,25 @@ pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 /// A test that needs KVM. Where that cannot be opened it is reported as
 /// ignored, with the reason; or as failed, if `GRACEFAULT_REQUIRE_KVM` is 1.
 pub(crate) fn kvm_test(name: &str, test: fn() -> Outcome) -> Trial {
+    kvm_test_with(name, || Ok(()), test)
+}
+
+/// The same, of a test that needs something else too: ignored where that says why
+/// it is not there.
+pub(crate) fn kvm_test_with(
+    name: &str,
+    there: fn() -> Result<(), String>,
+    test: fn() -> Outcome,
+) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Err(e) = Kvm::open() {
             return match std::env::var("GRACEFAULT_REQUIRE_KVM").as_deref() {
                 Ok("1") => Err(format!("GRACEFAULT_REQUIRE_KVM=1, but {e}").into()),
                 _ => Ok(Completion::ignored_with(e)),
             };
+        }
+        if let Err(reason) = there() {
+            return Ok(Completion::ignored_with(reason));
         }
         test().map_err(|e| e.to_string())?;
         Ok(Completion::Completed)
