@@ -39,10 +39,13 @@ try() {
         echo "$1: there is no test $2"
         return 1
     fi
+    # On threads, one that hangs sleeps for an hour.
+    limit=300
+    [ "$(tool "$2")" = threads ] && limit=60
     for bound in 2 3; do
         GRACEFAULT_MUTANT=$1 LOOM_MAX_PREEMPTIONS=$bound RUST_BACKTRACE=0 \
             GRACEFAULT_SCHEDULES=5000 GRACEFAULT_SEED=1 \
-            timeout 300 nice "$program" --exact "$test" >"$out/$1.$2.log" 2>&1
+            timeout $limit nice "$program" --exact "$test" >"$out/$1.$2.log" 2>&1
         status=$?
         if [ $status -ne 0 ]; then
             echo "$1: killed by $2 ($(tool "$2"), status $status)"

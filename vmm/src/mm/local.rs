@@ -6,7 +6,10 @@
 //! thread-local, whose destructor gives the records back; a guard or a pin does
 //! not go through either when it is dropped. Where another thread-local's
 //! destructor does a lookup after ours has run, the record is claimed for that
-//! lookup alone.
+//! lookup alone. What such a thread holds keeps its VMA as ever, but the thread is
+//! not known for its holder: a lookup inside it is one of a thread that holds
+//! nothing, and a section inside it is no error but waits for the thread itself, for
+//! ever. See the rules of [`mm`](super).
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;

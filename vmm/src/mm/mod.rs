@@ -38,6 +38,9 @@
 //! - What outlives the call is a [pin](VmaReadGuard::pin), which may go to another
 //!   thread. The map no longer knows whose it is: look up through it what the same
 //!   writer may want, and open no section that would wait for it.
+//! - In the destructor of a thread-local, hold one VMA at a time and open no section
+//!   meanwhile: the map may already have forgotten the thread, and does not know it
+//!   for the holder.
 //! - Lookups are forbidden in signal handlers and in a forked child.
 //!
 //! # What it costs
