@@ -2,6 +2,7 @@
 
 mod basic;
 mod half;
+mod lines;
 mod matrix;
 mod merge;
 mod oracle;
