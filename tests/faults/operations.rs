@@ -43,14 +43,21 @@ const USUAL: Operation = Operation {
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "boot",
-        run: |_| launch(false),
+        run: |_| launch(false, false),
         is_machine: true,
         ..USUAL
     },
     Operation {
         name: "boot and run",
-        run: |_| launch(true),
+        run: |_| launch(true, false),
         // Blocks come and go all the time.
+        most: 2,
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot and run, with lazy slots",
+        run: |_| launch(true, true),
         most: 2,
         is_machine: true,
         ..USUAL
@@ -120,13 +127,13 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn launch(run: bool) -> Result<End, String> {
+fn launch(run: bool, lazy: bool) -> Result<End, String> {
     let config = MachineConfig {
         memory: MemoryConfig {
             size: 8 << 20,
             hotplug_size: 16 << 20,
             block: BLOCK,
-            ..MemoryConfig::default()
+            lazy,
         },
         workload: Workload::Hotplug,
         duration: Duration::from_millis(30),
