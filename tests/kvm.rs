@@ -7,10 +7,18 @@
 //! "failed".
 mod support;
 
+#[path = "kvm/access.rs"]
+mod access;
+#[path = "kvm/backends.rs"]
+mod backends;
+#[path = "kvm/dma.rs"]
+mod dma;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
 mod fragments;
+#[path = "kvm/lazy.rs"]
+mod lazy;
 #[path = "kvm/slots.rs"]
 mod slots;
 #[path = "kvm/threads.rs"]
@@ -20,8 +28,12 @@ fn main() {
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = [
+        backends::trials(),
+        access::trials(),
+        dma::trials(),
         exits::trials(),
         fragments::trials(),
+        lazy::trials(),
         slots::trials(),
         threads::trials(),
     ];

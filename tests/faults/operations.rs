@@ -126,6 +126,7 @@ fn launch(run: bool) -> Result<End, String> {
             size: 8 << 20,
             hotplug_size: 16 << 20,
             block: BLOCK,
+            ..MemoryConfig::default()
         },
         workload: Workload::Hotplug,
         duration: Duration::from_millis(30),

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion};
 use crate::devices::BlockPhase;
-use crate::kvm::MemSlot;
+use crate::kvm::BlockSlot;
 
 /// Absent blocks that this thread is plugging. Dropped, those that are not plugged
 /// by then are absent again.
@@ -47,7 +47,7 @@ impl<'a> Claim<'a> {
                 }
             },
         };
-        if let Some(Err((slot, error))) = stuck.map(MemSlot::remove) {
+        if let Some(Err((slot, error))) = stuck.map(BlockSlot::remove) {
             self.region.states().insert(block, State::Stuck(slot));
             return Err(error.into());
         }
@@ -74,7 +74,7 @@ pub(super) struct Taken<'a> {
     block: u32,
     kind: BlockKind,
     /// `None` once it is out.
-    slot: Option<MemSlot>,
+    slot: Option<BlockSlot>,
 }
 
 impl<'a> Taken<'a> {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::claim::Claim;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, PlugReport};
-use crate::kvm::{MemSlot, SlotAccess};
+use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess};
 use crate::memory::faults::{self, Step};
-use crate::memory::{Backing, Mapping};
+use crate::memory::{Backing, GuestSpace, LazyRam, Mapping};
 use crate::mm::VmFlags;
 
 impl HotplugRegion {
@@ -40,7 +40,7 @@ impl HotplugRegion {
         &self,
         blocks: &[u32],
         kind: BlockKind,
-    ) -> Result<(Vec<(u32, MemSlot)>, PlugReport), HotplugError> {
+    ) -> Result<(Vec<(u32, BlockSlot)>, PlugReport), HotplugError> {
         let start = Instant::now();
         let memory = |&block| Ok((block, Arc::new(self.block_memory(block, kind)?)));
         let memory: Vec<(u32, Arc<Mapping>)> = blocks
@@ -49,18 +49,17 @@ impl HotplugRegion {
             .collect::<Result<_, HotplugError>>()?;
         let mmap = start.elapsed();
 
-        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+        let arriving = memory
+            .into_iter()
+            .map(|(block, ram)| self.arriving(block, ram))
+            .collect::<Result<Vec<_>, HotplugError>>()?;
         let mut section = self.space.mm().mmap_write_lock()?;
-        for (block, ram) in &memory {
-            section.map(
-                self.block_range(*block),
-                flags,
-                0,
-                Backing::Ram(ram.clone()),
-            )?;
+        for block in &arriving {
+            let (flags, backing) = block.vma();
+            section.map(self.block_range(block.number), flags, 0, backing)?;
         }
         let drained = section.lock()?;
-        let (slots, kvm) = self.add_slots(memory)?;
+        let (slots, kvm) = self.add_slots(arriving)?;
         drained.publish();
 
         let total = start.elapsed();
@@ -75,17 +74,31 @@ impl HotplugRegion {
         Ok((slots, report))
     }
 
-    /// A memslot for each block, or none at all.
+    /// A block with its memory, and its slot's number if it is lazy.
+    fn arriving(&self, number: u32, ram: Arc<Mapping>) -> Result<Arriving, HotplugError> {
+        let gpa = self.block_range(number).start();
+        let lazy = match self.lazy {
+            true => Some(Arc::new(self.vm.lazy_slot(gpa, ram.clone())?)),
+            false => None,
+        };
+        Ok(Arriving { number, ram, lazy })
+    }
+
+    /// A memslot for each block, or none at all. One that is lazy goes in later.
     fn add_slots(
         &self,
-        memory: Vec<(u32, Arc<Mapping>)>,
-    ) -> Result<(Vec<(u32, MemSlot)>, Duration), HotplugError> {
+        blocks: Vec<Arriving>,
+    ) -> Result<(Vec<(u32, BlockSlot)>, Duration), HotplugError> {
         let start = Instant::now();
-        let mut slots = Vec::with_capacity(memory.len());
-        for (block, ram) in memory {
-            let gpa = self.block_range(block).start();
-            match self.vm.add_slot(gpa, ram, SlotAccess::ReadWrite) {
-                Ok(slot) => slots.push((block, slot)),
+        let mut slots = Vec::with_capacity(blocks.len());
+        for Arriving { number, ram, lazy } in blocks {
+            let gpa = self.block_range(number).start();
+            let slot = match lazy {
+                Some(slot) => Ok(BlockSlot::Lazy(slot)),
+                None => (self.vm.add_slot(gpa, ram, SlotAccess::ReadWrite)).map(BlockSlot::Eager),
+            };
+            match slot {
+                Ok(slot) => slots.push((number, slot)),
                 Err(error) => {
                     self.remove_slots(slots);
                     return Err(error.into());
@@ -97,7 +110,7 @@ impl HotplugRegion {
 
     /// Takes slots out again, the last one first. Those that KVM does not let go
     /// stay with their blocks, which cannot be plugged before they are out.
-    fn remove_slots(&self, slots: Vec<(u32, MemSlot)>) {
+    fn remove_slots(&self, slots: Vec<(u32, BlockSlot)>) {
         for (block, slot) in slots.into_iter().rev() {
             if let Err((slot, error)) = slot.remove() {
                 log::error!("undoing a plug of block {block}: {error}");
@@ -109,7 +122,7 @@ impl HotplugRegion {
     fn block_memory(&self, block: u32, kind: BlockKind) -> Result<Mapping, HotplugError> {
         let len = self.block_size();
         let no_memory = |source| HotplugError::NoMemory { len, source };
-        let ram = Mapping::anonymous(len).map_err(no_memory)?;
+        let ram = self.ram.map_block(block).map_err(no_memory)?;
         if kind == BlockKind::Volatile {
             faults::check(Step::FillBlock).map_err(no_memory)?;
             for (offset, pattern) in self.volatile_patterns(block) {
@@ -118,5 +131,30 @@ impl HotplugRegion {
             }
         }
         Ok(ram)
+    }
+}
+
+/// A block on its way in.
+struct Arriving {
+    number: u32,
+    ram: Arc<Mapping>,
+    lazy: Option<Arc<LazyMemSlot>>,
+}
+
+impl Arriving {
+    /// What its VMA is to be.
+    fn vma(&self) -> (VmFlags, Backing) {
+        let memory = self.ram.clone();
+        match &self.lazy {
+            Some(slot) => {
+                let slot = slot.clone();
+                let lazy = LazyRam { memory, slot };
+                (GuestSpace::LAZY_RAM, Backing::Lazy(lazy))
+            }
+            None => {
+                let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+                (flags, Backing::Ram(memory))
+            }
+        }
     }
 }

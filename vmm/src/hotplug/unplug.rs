@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::claim::Taken;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
-use crate::memory::Backing;
+use crate::memory::{Backing, LazyRam};
 use crate::mm::{DrainReport, Published};
 
 /// Whether the guest is asked before a block is taken out.
@@ -138,8 +138,14 @@ impl HotplugRegion {
 fn give_back(removed: impl Iterator<Item = Backing>) -> Option<io::Error> {
     let mut error = None;
     for backing in removed {
-        let (Backing::Ram(memory) | Backing::Rom(memory)) = backing else {
-            continue;
+        let memory = match backing {
+            Backing::Ram(memory) | Backing::Rom(memory) => memory,
+            Backing::Lazy(LazyRam { memory, slot }) => {
+                // Out of KVM; it has a reference of its own.
+                drop(slot);
+                memory
+            }
+            Backing::Mmio(_) => continue,
         };
         // The map and the memslot had a reference each; who took another out of a
         // guard has broken the rules, and the host gets the memory when it goes.

@@ -168,14 +168,18 @@ impl Vcpu {
     }
 
     fn poisoned(&self, host: usize) -> VcpuError {
-        // SAFETY: KVM_RUN has just returned, on the page that `self` keeps.
-        let rip = unsafe { exit::registers(&self.page) }.rip;
         VcpuError::HardwarePoison {
             vcpu: self.id,
-            rip,
+            rip: self.last_registers().rip,
             gpa: None,
             host: Some(host),
         }
+    }
+
+    /// The registers at the last return.
+    pub(super) fn last_registers(&self) -> &Registers {
+        // SAFETY: KVM runs only while `self` is borrowed mutably.
+        unsafe { exit::registers(&self.page) }
     }
 
     /// The byte that makes the next [`Vcpu::run`] return [`Exit::Interrupted`].

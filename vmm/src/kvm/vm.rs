@@ -12,6 +12,7 @@ use kvm_ioctls::VmFd;
 
 use super::ioctls::checked;
 use super::open::Kvm;
+use super::quirks::{self, SlotZap};
 use super::slot_ids::SlotIds;
 use crate::memory::HostMemory;
 use crate::memory::faults::Step;
@@ -63,6 +64,7 @@ pub(super) struct VmInner {
     pub(super) max_vcpus: u32,
     pub(super) cpuid: CpuId,
     pub(super) emulation_exits: bool,
+    zap: SlotZap,
     /// What KVM has not let go of. Goes after the descriptor, and so after the
     /// vCPUs, each of which has this.
     kept: Mutex<Vec<Arc<dyn HostMemory>>>,
@@ -91,6 +93,14 @@ impl Vm {
     /// # Errors
     /// See [`VmError`].
     pub fn new(kvm: &Kvm) -> Result<Self, VmError> {
+        Self::new_with(kvm, SlotZap::default())
+    }
+
+    /// Creates one that loses what `zap` says when a memslot goes.
+    ///
+    /// # Errors
+    /// See [`VmError`].
+    pub fn new_with(kvm: &Kvm, zap: SlotZap) -> Result<Self, VmError> {
         let fd = loop {
             match checked(Step::CreateVm, || kvm.fd.create_vm()) {
                 Ok(fd) => break fd,
@@ -121,6 +131,10 @@ impl Vm {
             checked(Step::EnableEmulationExits, || fd.enable_cap(&cap))
                 .map_err(setup("KVM_CAP_EXIT_ON_EMULATION_FAILURE"))?;
         }
+        let zap = quirks::apply(&fd, zap).map_err(|e| VmError::Setup {
+            what: "KVM_CAP_DISABLE_QUIRKS2",
+            source: e.into(),
+        })?;
         let max_vcpu_id = match kvm.fd.check_extension_raw(KVM_CAP_MAX_VCPU_ID.into()) {
             n if n > 0 => n as u32,
             _ => kvm.max_vcpus(),
@@ -133,6 +147,7 @@ impl Vm {
             max_vcpus: kvm.max_vcpus(),
             cpuid: kvm.cpuid.clone(),
             emulation_exits,
+            zap,
             kept: Mutex::default(),
         };
         Ok(Self {
@@ -154,6 +169,11 @@ impl Vm {
     /// The most memslots at a time.
     pub fn max_slots(&self) -> u32 {
         self.inner.ids.limit()
+    }
+
+    /// What the guest loses when a memslot goes.
+    pub fn slot_zap(&self) -> SlotZap {
+        self.inner.zap
     }
 
     /// Whether an instruction that KVM cannot emulate always ends in

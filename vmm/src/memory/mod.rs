@@ -7,14 +7,18 @@ mod access_tests;
 mod backing;
 mod device;
 pub mod faults;
+mod lazy;
 mod limit;
 mod mapping;
+pub mod ram;
 pub mod sigbus;
 mod space;
 
 pub use access::{Access, AccessError, Served};
 pub use backing::Backing;
 pub use device::{AccessSizes, Device, DeviceError, OtherSizes};
+pub use lazy::{LazyRam, LazySlot, Populated, PutInError};
 pub use limit::LogLimit;
 pub use mapping::{HostMemory, Mapping, PAGE};
+pub use ram::{Backend, HugePage, RamError, RamOptions, RamSizes, RamSource, ThpAdvice};
 pub use space::GuestSpace;

@@ -43,13 +43,7 @@ impl<T: Payload> AddressSpace<T> {
     pub fn ranked(name: impl Into<String>, range: AddrRange, rank: u32) -> Self {
         let registry = Registry::new(name.into(), Some(rank), false);
         Self {
-            core: Arc::new(Core::new(
-                registry,
-                range,
-                Strategy::Native,
-                0,
-                Pace::default(),
-            )),
+            core: Core::new(registry, range, Strategy::Native, 0, Pace::default()),
         }
     }
 
@@ -63,7 +57,7 @@ impl<T: Payload> AddressSpace<T> {
     ) -> Self {
         let registry = Registry::new(name.into(), None, strategy.is_aside());
         Self {
-            core: Arc::new(Core::new(registry, range, strategy, seq, pace)),
+            core: Core::new(registry, range, strategy, seq, pace),
         }
     }
 
