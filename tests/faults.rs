@@ -14,10 +14,11 @@ mod scene;
 
 use std::collections::BTreeMap;
 
+use gracefault::kvm::{SlotZap, Vm};
 use gracefault::memory::faults::{Fault, Step, Watch};
 use libtest_mimic::{Arguments, Trial};
 
-use operations::OPERATIONS;
+use operations::{OPERATIONS, gives_huge_pages};
 use scene::Scene;
 use support::{Outcome, blocks, kvm_test};
 
@@ -40,7 +41,9 @@ fn of_each_step() -> Outcome {
             let times = *times.min(&operation.most);
             for after in 0..times {
                 let failed = scene.fail(&[Fault::once(*step, after)])?;
-                assert_eq!(failed[step], 1, "{}, {step:?}", operation.name);
+                // How far a run gets in its time is not certain, after the first.
+                let is_met = failed[step] == 1 || operation.is_machine && after > 0;
+                assert!(is_met, "{}, {step:?}", operation.name);
             }
             println!("  {:24} {times:3} x {}", operation.name, step.name());
             uncovered.retain(|other| other != step);
@@ -56,6 +59,14 @@ fn of_each_step() -> Outcome {
             uncovered.retain(|other| other != second);
         }
     }
+    // What this host has not got.
+    let vm = Vm::new(&gracefault::kvm::Kvm::open()?)?;
+    uncovered.retain(|step| match step {
+        Step::DisableQuirk => vm.slot_zap() == SlotZap::ThatSlot,
+        Step::ReserveAddresses | Step::TrimAddresses | Step::AdviseMemory => gives_huge_pages(),
+        Step::MakeGuestMemfd => vm.create_guest_memfd(4096).is_ok(),
+        _ => true,
+    });
     assert!(
         uncovered.is_empty(),
         "reached by no operation: {uncovered:?}"

@@ -27,7 +27,7 @@ use gracefault::kvm::{Exit, Kvm};
 use serde_json::{Value, json};
 
 use guests::blocks::{Blocks, stop, toucher};
-use guests::guest;
+use guests::{MMIO, guest};
 use support::{is_quick, median, write_json};
 
 /// The guest touches so many pages of a block, if it has as many.
@@ -176,6 +176,8 @@ fn ns(times: impl Iterator<Item = Duration>) -> f64 {
 struct FirstTouch {
     name: &'static str,
     block: u64,
+    /// Whether the slot goes in at that touch.
+    lazy: bool,
     /// Makes block 0 ready to be touched.
     prepare: fn(&Blocks) -> Result<(), Box<dyn Error>>,
 }
@@ -184,11 +186,13 @@ const FIRST_TOUCHES: &[FirstTouch] = &[
     FirstTouch {
         name: "slot at plug",
         block: 2 << 20,
+        lazy: false,
         prepare: plug,
     },
     FirstTouch {
         name: "slot at plug, touched by the VMM before",
         block: 2 << 20,
+        lazy: false,
         prepare: |blocks| {
             plug(blocks)?;
             let range = blocks.region.block_range(0);
@@ -201,6 +205,19 @@ const FIRST_TOUCHES: &[FirstTouch] = &[
     FirstTouch {
         name: "slot at plug, block of a page",
         block: 4 << 10,
+        lazy: false,
+        prepare: plug,
+    },
+    FirstTouch {
+        name: "lazy slot",
+        block: 2 << 20,
+        lazy: true,
+        prepare: plug,
+    },
+    FirstTouch {
+        name: "lazy slot, block of a page",
+        block: 4 << 10,
+        lazy: true,
         prepare: plug,
     },
 ];
@@ -213,7 +230,7 @@ fn plug(blocks: &Blocks) -> Result<(), Box<dyn Error>> {
 /// A guest writes to each page of a fresh block once, and again; the difference is
 /// what the first touch costs.
 fn first_touch(way: &FirstTouch, rounds: usize) -> Result<Value, Box<dyn Error>> {
-    let blocks = Blocks::new(way.block, 1)?;
+    let blocks = Blocks::with(way.block, 1, |region| region.lazy(way.lazy))?;
     let pages = way.block / 4096;
     let code = guest!(
         "6: xor r8d, r8d",
@@ -229,9 +246,15 @@ fn first_touch(way: &FirstTouch, rounds: usize) -> Result<Value, Box<dyn Error>>
     let mut vcpu = blocks.vcpu(0, code, pages)?;
     let mut sweep = || -> Result<f64, Box<dyn Error>> {
         let begun = Instant::now();
-        match vcpu.run()? {
-            Exit::MmioWrite { .. } => Ok(begun.elapsed().as_nanos() as f64),
-            other => panic!("the guest only tells that it is done: {other:x?}"),
+        loop {
+            match vcpu.run()? {
+                Exit::MmioWrite { gpa: MMIO, .. } => {
+                    return Ok(begun.elapsed().as_nanos() as f64);
+                }
+                // A slot is missing.
+                Exit::MmioWrite { gpa, data, .. } => blocks.space.write(gpa, data, None)?,
+                other => panic!("the guest writes, and tells that it is done: {other:x?}"),
+            };
         }
     };
     let mut per_page = Vec::new();
