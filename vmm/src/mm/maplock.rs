@@ -101,11 +101,15 @@ impl MapLock {
         self.owner.store(0, Ordering::Relaxed);
         let mut state = lock(&self.state);
         state.written = false;
+        // Everybody who sleeps is counted, or in the queue.
+        let some = state.waiting > 0 || !state.queue.is_empty();
         if !mutant("phase-admit") {
             state.admit();
         }
         drop(state);
-        self.changed.notify_all();
+        if some {
+            self.changed.notify_all();
+        }
     }
 
     /// Takes it for reading; again, if the thread has it so. An error if the thread

@@ -4,6 +4,7 @@ use std::io;
 use std::ptr::{self, NonNull};
 
 use super::ThpAdvice;
+use crate::memory::faults::{self, Step};
 
 /// Bytes of a transparent huge page on x86-64.
 pub(super) const THP: u64 = 2 << 20;
@@ -12,8 +13,8 @@ pub(super) const THP: u64 = 2 << 20;
 pub(super) fn advise_thp(addr: NonNull<u8>, len: usize, thp: ThpAdvice) -> io::Result<()> {
     match thp {
         ThpAdvice::HostDecides => Ok(()),
-        ThpAdvice::Wanted => advise(addr, len, libc::MADV_HUGEPAGE),
-        ThpAdvice::Unwanted => advise(addr, len, libc::MADV_NOHUGEPAGE),
+        ThpAdvice::Wanted => advise(Step::AdviseMemory, addr, len, libc::MADV_HUGEPAGE),
+        ThpAdvice::Unwanted => advise(Step::AdviseMemory, addr, len, libc::MADV_NOHUGEPAGE),
     }
 }
 
@@ -22,7 +23,7 @@ pub(super) fn advise_thp(addr: NonNull<u8>, len: usize, thp: ThpAdvice) -> io::R
 /// Contents stay.
 pub(super) fn populate(addr: NonNull<u8>, len: usize) -> io::Result<()> {
     loop {
-        match advise(addr, len, libc::MADV_POPULATE_WRITE) {
+        match advise(Step::PopulateMemory, addr, len, libc::MADV_POPULATE_WRITE) {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
             other => return other,
         }
@@ -35,7 +36,8 @@ pub(super) fn can_populate() -> bool {
     unsafe { libc::madvise(ptr::null_mut(), 0, libc::MADV_POPULATE_WRITE) == 0 }
 }
 
-fn advise(addr: NonNull<u8>, len: usize, advice: i32) -> io::Result<()> {
+fn advise(step: Step, addr: NonNull<u8>, len: usize, advice: i32) -> io::Result<()> {
+    faults::check(step)?;
     // SAFETY: neither advice given here changes what the memory holds.
     match unsafe { libc::madvise(addr.as_ptr().cast(), len, advice) } {
         0 => Ok(()),
