@@ -1,12 +1,16 @@
 //! The operations whose steps fail.
 use std::io::sink;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, ResizeOptions, Resizer};
-use gracefault::kvm::guest_memfd::GuestMemfdError;
+use gracefault::kvm::host::Userfaultfd;
+use gracefault::kvm::{GuestMemfdError, HostFacts};
 use gracefault::machine::{Machine, MachineConfig, MemoryConfig, StopRequest, Verdict};
 use gracefault::memory::faults::Step;
-use gracefault::memory::{Backend, RamOptions, RamSizes, RamSource, ThpAdvice};
+use gracefault::memory::{
+    Backend, PAGE, PageSource, RamError, RamOptions, RamSizes, RamSource, ThpAdvice,
+};
 use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
@@ -30,7 +34,7 @@ pub(crate) struct Operation {
     /// It plugs; a slot that cannot be undone stays with its block.
     pub(crate) is_plug: bool,
     /// Where the blocks' memory comes from.
-    pub(crate) ram: fn() -> RamOptions,
+    pub(crate) ram: fn(RamSizes) -> Result<RamSource, RamError>,
     /// Whether their memslots go in at the first touch.
     pub(crate) lazy: bool,
     /// It is about a machine of its own, which is gone afterwards.
@@ -45,7 +49,7 @@ const USUAL: Operation = Operation {
     undoing: &[],
     is_whole: true,
     is_plug: false,
-    ram: RamOptions::default,
+    ram: |sizes| Ok(RamSource::anonymous(sizes)),
     lazy: false,
     is_machine: false,
 };
@@ -136,7 +140,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         run: |scene| plug(scene, &[0]),
         undoing: &[Step::UnmapMemory],
         is_plug: true,
-        ram: huge,
+        ram: |sizes| RamSource::open(huge(), sizes),
         ..USUAL
     },
     Operation {
@@ -145,7 +149,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         run: |scene| plug(scene, &[0, 1]),
         undoing: &[Step::RemoveSlot, Step::UnmapMemory, Step::PunchHole],
         is_plug: true,
-        ram: memfd,
+        ram: |sizes| RamSource::open(memfd(), sizes),
         ..USUAL
     },
     Operation {
@@ -153,7 +157,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         plugged: &[0, 1],
         run: |scene| unplug(scene, Consent::Surprise),
         undoing: &[Step::DiscardMemory],
-        ram: memfd,
+        ram: |sizes| RamSource::open(memfd(), sizes),
         ..USUAL
     },
     Operation {
@@ -175,6 +179,35 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         },
         undoing: &[Step::DiscardMemory],
         lazy: true,
+        ..USUAL
+    },
+    Operation {
+        name: "plug, from an image",
+        run: |scene| plug(scene, &[0]),
+        undoing: &[Step::UnmapMemory, Step::UnwatchPages],
+        is_plug: true,
+        ram: image,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, from an image",
+        plugged: &[0, 1],
+        run: |scene| {
+            touch(scene)?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        ram: image,
+        ..USUAL
+    },
+    Operation {
+        name: "opening of an image",
+        run: |_| match gives_userfaultfd() {
+            true => RamSource::of_pages(SIZES, Arc::new(Zeroes))
+                .map(|_| End::Done)
+                .map_err(text),
+            false => Ok(End::Done),
+        },
         ..USUAL
     },
     Operation {
@@ -232,13 +265,40 @@ pub(crate) fn gives_huge_pages() -> bool {
     enabled.is_ok_and(|modes| !modes.contains("[never]"))
 }
 
+/// An image of nothing but zeroes.
+struct Zeroes;
+
+impl PageSource for Zeroes {
+    fn read_page(&self, _: u64, page: &mut [u8; PAGE as usize]) -> std::io::Result<()> {
+        page.fill(0);
+        Ok(())
+    }
+}
+
+/// From an image, where this process may have that.
+fn image(sizes: RamSizes) -> Result<RamSource, RamError> {
+    match gives_userfaultfd() {
+        true => RamSource::of_pages(sizes, Arc::new(Zeroes)),
+        false => Ok(RamSource::anonymous(sizes)),
+    }
+}
+
+pub(crate) fn gives_userfaultfd() -> bool {
+    matches!(
+        HostFacts::read().userfaultfd.value,
+        Userfaultfd::SystemCall | Userfaultfd::Device
+    )
+}
+
+/// Of RAM that is only opened.
+const SIZES: RamSizes = RamSizes {
+    boot: 0,
+    hotplug: BLOCK,
+    block: BLOCK,
+};
+
 fn open(options: RamOptions) -> Result<End, String> {
-    let sizes = RamSizes {
-        boot: 0,
-        hotplug: BLOCK,
-        block: BLOCK,
-    };
-    let opened = RamSource::open(options, sizes);
+    let opened = RamSource::open(options, SIZES);
     opened.map(|_| End::Done).map_err(text)
 }
 

@@ -13,6 +13,7 @@ use super::handler::Shared;
 use super::table::Table;
 use super::uffd::Userfaultfd;
 use super::{PageSource, PagingError};
+use crate::memory::faults::{self, Step};
 use crate::memory::{HostMemory, Mapping};
 
 /// Handlers: each reads one page at a time, and a slow image should not have every
@@ -45,13 +46,15 @@ impl Pager {
     pub fn new(source: Arc<dyn PageSource>) -> Result<Arc<Self>, PagingError> {
         let uffd = Userfaultfd::open()?;
         // SAFETY: returns a new descriptor or an error.
-        let stop = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+        let stop = || owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+        let stop = faults::check(Step::StopOfPager).and_then(|()| stop());
+        let nothing = faults::check(Step::NothingOfPager).and_then(|()| memfd(c"no-page"));
         let shared = Arc::new(Shared {
             uffd,
             table: Table::default(),
             source,
             stop: stop.map_err(PagingError::Handler)?,
-            nothing: memfd(c"no-page").map_err(PagingError::Handler)?,
+            nothing: nothing.map_err(PagingError::Handler)?,
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
@@ -63,8 +66,8 @@ impl Pager {
         for number in 0..HANDLERS {
             let shared = pager.shared.clone();
             let thread = thread::Builder::new().name(format!("pager {number}"));
-            let handler = thread
-                .spawn(move || shared.run())
+            let handler = faults::check(Step::StartPager)
+                .and_then(|()| thread.spawn(move || shared.run()))
                 .map_err(PagingError::Handler)?;
             pager.handlers.push(handler);
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::PagingError;
 use super::ioctls::{self, Api, Copy, MISSING, Message, PAGE_FAULT, Range, Register, UFFD};
 use crate::memory::PAGE;
+use crate::memory::faults::{self, Step};
 
 /// A userfaultfd of this process.
 #[derive(Debug)]
@@ -24,7 +25,10 @@ impl Userfaultfd {
             ..Default::default()
         };
         // SAFETY: reads and fills in the structure, which has the kernel's layout.
-        unsafe { uffd.ioctl(ioctls::UFFDIO_API(), &mut api) }.map_err(PagingError::Api)?;
+        let mut agree = || unsafe { uffd.ioctl(ioctls::UFFDIO_API(), &mut api) };
+        faults::check(Step::OpenUserfaultfd)
+            .and_then(|()| agree())
+            .map_err(PagingError::Api)?;
         Ok(uffd)
     }
 
@@ -48,6 +52,7 @@ impl Userfaultfd {
 
     /// From now on, whoever touches a page there that is missing sleeps.
     pub(super) fn register(&self, start: u64, len: u64) -> io::Result<()> {
+        faults::check(Step::WatchPages)?;
         let mut register = Register {
             range: Range { start, len },
             mode: MISSING,
@@ -59,6 +64,7 @@ impl Userfaultfd {
 
     /// The opposite; who sleeps there wakes and finds zeroes.
     pub(super) fn unregister(&self, start: u64, len: u64) -> io::Result<()> {
+        faults::check(Step::UnwatchPages)?;
         // SAFETY: as above.
         unsafe { self.ioctl(ioctls::UFFDIO_UNREGISTER(), &mut Range { start, len }) }
     }
