@@ -6,6 +6,7 @@
     unused_macros,
     reason = "each test binary uses a part of this"
 )]
+pub(crate) mod blocks;
 pub(crate) mod pool;
 pub(crate) mod space;
 

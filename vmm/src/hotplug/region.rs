@@ -32,9 +32,13 @@ pub(super) struct Plugged {
 /// A block's state between absent (no entry) and plugged.
 #[derive(Debug)]
 pub(super) enum State {
-    /// Some thread is plugging or unplugging it.
-    Busy,
+    /// Some thread is plugging it.
+    Arriving,
     Plugged(Plugged),
+    /// Some thread is unplugging it, or may.
+    Leaving(BlockKind),
+    /// Not plugged, but KVM has not let go of its slot.
+    Stuck(BlockSlot),
 }
 
 /// A range of guest-physical addresses, cut into blocks that are plugged and
@@ -143,16 +147,25 @@ impl HotplugRegion {
         AddrRange::new(start, self.block_size).expect("the region ends below 2^64")
     }
 
-    /// The blocks that are plugged now, in order, and how each was offered.
+    /// The blocks that are plugged now, in order, and how each was offered. One
+    /// that is being unplugged is plugged until it is gone.
     pub fn plugged(&self) -> Vec<(u32, BlockKind)> {
         let states = self.states();
         states
             .iter()
             .filter_map(|(&block, state)| match state {
                 State::Plugged(plugged) => Some((block, plugged.kind)),
-                State::Busy => None,
+                State::Leaving(kind) => Some((block, *kind)),
+                State::Arriving | State::Stuck(_) => None,
             })
             .collect()
+    }
+
+    /// The blocks that are not plugged, and that nobody is at, in order.
+    pub(super) fn absent(&self) -> Vec<u32> {
+        let states = self.states();
+        let is_free = |block: &u32| matches!(states.get(block), None | Some(State::Stuck(_)));
+        (0..self.blocks).filter(is_free).collect()
     }
 
     pub(super) fn states(&self) -> MutexGuard<'_, BTreeMap<u32, State>> {

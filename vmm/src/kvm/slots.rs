@@ -13,18 +13,20 @@
 //!   slot of the VM. Whoever resolves such faults (userfaultfd) must not wait
 //!   for a removal.
 //! - Drop cannot report an error. Call [`MemSlot::remove`] where it matters;
-//!   a drop that fails logs, and leaks the memory and the id rather than
-//!   let the guest reach memory that is gone.
+//!   a drop that fails logs, and keeps the memory and the id for as long as
+//!   there is the VM, rather than let the guest reach memory that is gone.
 use std::fmt;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 
+use super::ioctls::checked;
 pub use super::slot_error::SlotError;
 use super::slot_ids::NoneLeft;
 use super::slot_region;
 use super::vm::{Vm, VmInner};
 use crate::memory::HostMemory;
+use crate::memory::faults::Step;
 
 const PAGE: u64 = 4096;
 /// KVM's own limit on one slot: 2^31 - 1 pages.
@@ -91,7 +93,8 @@ impl Vm {
         let len = memory.len();
         // SAFETY: the MemSlot made below keeps the memory until KVM has let go
         // of it.
-        match unsafe { slot_region::add(&self.inner.fd, id, gpa, &*memory, access) } {
+        let add = || unsafe { slot_region::add(&self.inner.fd, id, gpa, &*memory, access) };
+        match checked(Step::AddSlot, add) {
             Ok(()) => Ok(MemSlot {
                 vm: self.inner.clone(),
                 id,
@@ -178,7 +181,8 @@ impl MemSlot {
             ..Default::default()
         };
         // SAFETY: a size of 0 removes the slot; KVM reads no host memory.
-        unsafe { self.vm.fd.set_user_memory_region(region) }.map_err(|e| SlotError::Kvm {
+        let remove = || unsafe { self.vm.fd.set_user_memory_region(region) };
+        checked(Step::RemoveSlot, remove).map_err(|e| SlotError::Kvm {
             what: "remove",
             id: self.id,
             gpa: self.gpa,
@@ -196,8 +200,12 @@ impl Drop for MemSlot {
             return;
         }
         if let Err(e) = self.take_out() {
-            log::error!("{e}; its memory is leaked, since the guest still reaches it");
-            std::mem::forget(self.memory.take());
+            log::error!(
+                "{e}; its memory is kept as long as the VM, since the guest still reaches it"
+            );
+            if let Some(memory) = self.memory.take() {
+                self.vm.keep(memory);
+            }
         }
     }
 }

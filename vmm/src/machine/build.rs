@@ -135,6 +135,15 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// The region that blocks are plugged into. It may be used, also by a
+    /// [`Resizer`](crate::hotplug::Resizer), while the machine runs; best without
+    /// the run's own churn.
+    pub fn hotplug(&self) -> &Arc<HotplugRegion> {
+        &self.region
+    }
+}
+
 fn physical_range(bits: u32) -> AddrRange {
     range(0, 1 << bits.min(52))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
+use super::faults::{self, Step};
 use super::paging::Pager;
 use super::ram::{FilePart, Leaves, map_memory};
 use super::sigbus;
@@ -86,6 +87,7 @@ impl Mapping {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         };
         let file = part.as_ref().map(|p| (p.file.as_raw_fd(), p.offset));
+        faults::check(Step::MapMemory)?;
         let addr = map_memory(bytes, align as usize, flags, file)?;
         let len = bytes;
         Ok(Self {
@@ -160,15 +162,18 @@ impl Mapping {
         let addr = self.addr.as_ptr().cast();
         // SAFETY: the mapping is ours, and its owner gives it up: `unmap` takes
         // it by value, `drop` comes last.
-        let unmapped = match unsafe { libc::munmap(addr, self.len) } {
-            0 => Ok(()),
-            _ => {
-                let error = io::Error::last_os_error();
-                // SAFETY: as above; the range is still mapped, since `munmap` failed.
-                unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) };
-                Err(error)
+        let unmap = || done(unsafe { libc::munmap(addr, self.len) });
+        // SAFETY: as above; the range is still mapped, since `munmap` failed.
+        let discard = || done(unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) });
+        let unmapped = faults::check(Step::UnmapMemory).and_then(|()| unmap());
+        let unmapped = unmapped.map_err(|error| {
+            match faults::check(Step::DiscardMemory).and_then(|()| discard()) {
+                Ok(()) => error,
+                Err(kept) => {
+                    io::Error::other(format!("{error}, and the host keeps the pages: {kept}"))
+                }
             }
-        };
+        });
         // Taken, since nobody drops the fields after `unmap`.
         let punched = self.part.take().map_or(Ok(()), |part| match part.leaves {
             Leaves::HoleIfUnmapped if on_purpose => part.punch(self.len),
@@ -176,6 +181,14 @@ impl Mapping {
             Leaves::Contents | Leaves::HoleIfUnmapped => Ok(()),
         });
         unmapped.and(punched)
+    }
+}
+
+/// What a system call that returns 0 if all went well has returned.
+fn done(returned: libc::c_int) -> io::Result<()> {
+    match returned {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

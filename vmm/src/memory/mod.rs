@@ -6,6 +6,7 @@ mod access;
 mod access_tests;
 mod backing;
 mod device;
+pub mod faults;
 mod lazy;
 mod limit;
 mod mapping;

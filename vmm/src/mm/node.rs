@@ -13,7 +13,7 @@ use super::sync::Life;
 pub(super) const WIDTH: usize = if cfg!(loom) { 4 } else { 32 };
 
 /// How many children the root has at most in a [small](Child::is_small) tree.
-const SMALL: usize = WIDTH / 2;
+const SMALL: usize = if cfg!(loom) { 1 } else { WIDTH / 2 };
 
 /// A node of the tree. Never changes once it is published.
 ///
