@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use gracefault::hotplug::{BlockKind, Consent, ResizeOptions, Resizer};
 use gracefault::machine::{Machine, MachineConfig, MemoryConfig, StopRequest, Verdict};
 use gracefault::memory::faults::Step;
+use gracefault::memory::{Backend, RamOptions, ThpAdvice};
 use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
@@ -43,13 +44,59 @@ const USUAL: Operation = Operation {
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "boot",
-        run: |_| launch(false),
+        run: |_| launch(false, &[]),
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from a memfd",
+        run: |_| {
+            launch(
+                false,
+                &[RamOptions {
+                    prefault: true,
+                    ..of(Backend::Memfd)
+                }],
+            )
+        },
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from small pages",
+        run: |_| {
+            launch(
+                false,
+                &[RamOptions {
+                    thp: ThpAdvice::Unwanted,
+                    ..of(Backend::Anonymous)
+                }],
+            )
+        },
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from an image",
+        run: |_| {
+            let image = tempfile::NamedTempFile::new().map_err(text)?;
+            image.as_file().set_len(24 << 20).map_err(text)?;
+            launch(false, &[of(Backend::Image(image.path().into()))])
+        },
+        // A page is touched after the other.
+        most: 4,
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from KVM's file",
+        run: |_| launch(false, &[of(Backend::GuestMemfd)]),
         is_machine: true,
         ..USUAL
     },
     Operation {
         name: "boot and run",
-        run: |_| launch(true),
+        run: |_| launch(true, &[]),
         // Blocks come and go all the time.
         most: 2,
         is_machine: true,
@@ -120,7 +167,15 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn launch(run: bool) -> Result<End, String> {
+fn of(backend: Backend) -> RamOptions {
+    RamOptions {
+        backend,
+        ..RamOptions::default()
+    }
+}
+
+/// With RAM as ever, unless another is given.
+fn launch(run: bool, ram: &[RamOptions]) -> Result<End, String> {
     let config = MachineConfig {
         memory: MemoryConfig {
             size: 8 << 20,
@@ -128,6 +183,7 @@ fn launch(run: bool) -> Result<End, String> {
             block: BLOCK,
             ..MemoryConfig::default()
         },
+        ram: ram.first().cloned().unwrap_or_default(),
         workload: Workload::Hotplug,
         duration: Duration::from_millis(30),
         timeout: Duration::from_secs(120),

@@ -85,7 +85,12 @@ impl<'a> Scene<'a> {
         let times = |step| failed.get(&step).copied().unwrap_or(0);
 
         // What is said of it.
-        let gives_back = [Step::UnmapMemory, Step::DiscardMemory, Step::RemoveSlot];
+        let gives_back = [
+            Step::UnmapMemory,
+            Step::DiscardMemory,
+            Step::PunchHole,
+            Step::RemoveSlot,
+        ];
         match &end {
             Ok(End::Done)
                 if faults

@@ -5,7 +5,9 @@ use std::os::fd::FromRawFd;
 
 use kvm_bindings::kvm_create_guest_memfd;
 
+use super::ioctls::checked;
 use super::vm::Vm;
+use crate::memory::faults::Step;
 
 /// `KVM_CAP_GUEST_MEMFD_FLAGS`, which kvm-bindings does not have yet.
 pub(super) const KVM_CAP_GUEST_MEMFD_FLAGS: u32 = 244;
@@ -54,12 +56,12 @@ impl Vm {
             flags: FLAGS,
             ..Default::default()
         };
-        let fd = fd
-            .create_guest_memfd(what)
-            .map_err(|e| GuestMemfdError::Create {
+        let fd = checked(Step::CreateGuestMemfd, || fd.create_guest_memfd(what)).map_err(|e| {
+            GuestMemfdError::Create {
                 len,
                 source: e.into(),
-            })?;
+            }
+        })?;
         // SAFETY: the descriptor is new and nobody else's.
         Ok(unsafe { File::from_raw_fd(fd) })
     }

@@ -2,6 +2,9 @@
 use kvm_bindings::{KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_enable_cap};
 use kvm_ioctls::VmFd;
 
+use super::ioctls::checked;
+use crate::memory::faults::Step;
+
 /// What the guest loses of its second-level mappings when a memslot goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SlotZap {
@@ -26,5 +29,5 @@ pub(super) fn apply(fd: &VmFd, zap: SlotZap) -> Result<SlotZap, kvm_ioctls::Erro
         args: [KVM_X86_QUIRK_SLOT_ZAP_ALL.into(), 0, 0, 0],
         ..Default::default()
     };
-    fd.enable_cap(&cap).map(|()| SlotZap::ThatSlot)
+    checked(Step::DisableQuirks, || fd.enable_cap(&cap)).map(|()| SlotZap::ThatSlot)
 }

@@ -4,12 +4,16 @@ use std::io;
 use std::ptr::{self, NonNull};
 
 use super::ThpAdvice;
+use crate::memory::faults::{self, Step};
 
 /// Bytes of a transparent huge page on x86-64.
 pub(super) const THP: u64 = 2 << 20;
 
 /// Tells the host what is wanted of `len` bytes at `addr`.
 pub(super) fn advise_thp(addr: NonNull<u8>, len: usize, thp: ThpAdvice) -> io::Result<()> {
+    if thp != ThpAdvice::HostDecides {
+        faults::check(Step::AdviseMemory)?;
+    }
     match thp {
         ThpAdvice::HostDecides => Ok(()),
         ThpAdvice::Wanted => advise(addr, len, libc::MADV_HUGEPAGE),
@@ -21,6 +25,7 @@ pub(super) fn advise_thp(addr: NonNull<u8>, len: usize, thp: ThpAdvice) -> io::R
 /// not a signal, tells that it has none: `EFAULT` where a touch would be a SIGBUS.
 /// Contents stay.
 pub(super) fn populate(addr: NonNull<u8>, len: usize) -> io::Result<()> {
+    faults::check(Step::Prefault)?;
     loop {
         match advise(addr, len, libc::MADV_POPULATE_WRITE) {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}

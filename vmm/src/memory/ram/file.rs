@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::RamError;
+use crate::memory::faults::{self, Step};
 
 /// A file in memory of `len` bytes, all of them a hole.
 pub(super) fn memfd(name: &CStr, len: u64) -> Result<File, RamError> {
@@ -19,6 +20,7 @@ pub(super) fn memfd(name: &CStr, len: u64) -> Result<File, RamError> {
         // SAFETY: the descriptor is new and nobody else's.
         fd => Ok(unsafe { File::from_raw_fd(fd) }),
     };
+    let made = faults::check(Step::MakeFile).and(made);
     let sized = made.and_then(|file| file.set_len(len).map(|()| file));
     sized.map_err(|source| RamError::Memfd { bytes: len, source })
 }
@@ -38,13 +40,12 @@ pub(super) struct Named<'a> {
 impl Named<'_> {
     /// Opens it, and makes it long enough if it is to be written to.
     pub(super) fn open(&self) -> Result<File, RamError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(self.shared)
-            .create(self.shared)
-            // A pipe would make it wait for a reader.
-            .custom_flags(libc::O_NONBLOCK)
-            .open(self.path)
+        let mut options = OpenOptions::new();
+        options.read(true).write(self.shared).create(self.shared);
+        // A pipe would make it wait for a reader.
+        options.custom_flags(libc::O_NONBLOCK);
+        let file = faults::check(Step::OpenFile)
+            .and_then(|()| options.open(self.path))
             .map_err(|error| self.wrong(format!("it cannot be opened: {error}")))?;
         let about = file
             .metadata()

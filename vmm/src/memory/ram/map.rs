@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use crate::memory::faults::{self, Step};
+
 /// The part of a file that is behind a mapping.
 #[derive(Clone, Debug)]
 pub(in crate::memory) struct FilePart {
@@ -32,6 +34,7 @@ impl FilePart {
     /// Makes a hole of `len` bytes: the host has the memory, or the room on its
     /// disk, again, and what is read there is zero.
     pub(in crate::memory) fn punch(&self, len: usize) -> io::Result<()> {
+        faults::check(Step::PunchHole)?;
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let (offset, len) = (self.offset as i64, len as i64);
         loop {
