@@ -13,6 +13,7 @@ use super::handler::Shared;
 use super::table::Table;
 use super::uffd::Userfaultfd;
 use super::{PageSource, PagingError};
+use crate::memory::faults::{self, Step};
 use crate::memory::{HostMemory, Mapping};
 
 /// Handlers: each reads one page at a time, and a slow image should not have every
@@ -63,8 +64,8 @@ impl Pager {
         for number in 0..HANDLERS {
             let shared = pager.shared.clone();
             let thread = thread::Builder::new().name(format!("pager {number}"));
-            let handler = thread
-                .spawn(move || shared.run())
+            let handler = faults::check(Step::StartPager)
+                .and_then(|()| thread.spawn(move || shared.run()))
                 .map_err(PagingError::Handler)?;
             pager.handlers.push(handler);
         }

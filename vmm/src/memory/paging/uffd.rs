@@ -8,6 +8,7 @@ use std::path::Path;
 use super::PagingError;
 use super::ioctls::{self, Api, Copy, MISSING, Message, PAGE_FAULT, Range, Register, UFFD};
 use crate::memory::PAGE;
+use crate::memory::faults::{self, Step};
 
 /// A userfaultfd of this process.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(super) struct Userfaultfd {
 impl Userfaultfd {
     /// Opens one that also sees the faults of KVM.
     pub(super) fn open() -> Result<Self, PagingError> {
+        faults::check(Step::OpenUserfaultfd).map_err(PagingError::Api)?;
         let uffd = Self::open_by(by_system_call, || by_device(Path::new("/dev/userfaultfd")))?;
         let mut api = Api {
             api: UFFD.into(),
@@ -48,6 +50,7 @@ impl Userfaultfd {
 
     /// From now on, whoever touches a page there that is missing sleeps.
     pub(super) fn register(&self, start: u64, len: u64) -> io::Result<()> {
+        faults::check(Step::WatchMemory)?;
         let mut register = Register {
             range: Range { start, len },
             mode: MISSING,
@@ -72,6 +75,7 @@ impl Userfaultfd {
 
     /// Puts `page` at `addr` if nothing is there, and wakes who sleeps there.
     pub(super) fn put(&self, addr: u64, page: &[u8; PAGE as usize]) -> io::Result<()> {
+        faults::check(Step::BringPage)?;
         let mut copy = Copy {
             dst: addr,
             src: page.as_ptr() as u64,
