@@ -7,10 +7,20 @@
 //! "failed".
 mod support;
 
+#[path = "kvm/access.rs"]
+mod access;
+#[path = "kvm/backends.rs"]
+mod backends;
+#[path = "kvm/dma.rs"]
+mod dma;
 #[path = "kvm/exits.rs"]
 mod exits;
 #[path = "kvm/fragments.rs"]
 mod fragments;
+#[path = "kvm/lazy.rs"]
+mod lazy;
+#[path = "kvm/paging.rs"]
+mod paging;
 #[path = "kvm/pending_faults.rs"]
 mod pending_faults;
 #[path = "kvm/slots.rs"]
@@ -22,8 +32,13 @@ fn main() {
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = [
+        backends::trials(),
+        access::trials(),
+        dma::trials(),
         exits::trials(),
         fragments::trials(),
+        lazy::trials(),
+        paging::trials(),
         pending_faults::trials(),
         slots::trials(),
         threads::trials(),

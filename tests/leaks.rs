@@ -42,6 +42,7 @@ fn small(workload: Workload) -> MachineConfig {
             size: 8 << 20,
             hotplug_size: 8 << 20,
             block: 64 << 10,
+            ..MemoryConfig::default()
         },
         workload,
         duration: Duration::from_millis(20),

@@ -7,6 +7,8 @@
 //! `GRACEFAULT_BIN` names another binary to test than the one just built.
 mod support;
 
+#[path = "run/backings.rs"]
+mod backings;
 #[path = "run/bad_images.rs"]
 mod bad_images;
 #[path = "run/bad_usage.rs"]
@@ -45,6 +47,7 @@ mod workloads;
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = [
+        backings::trials(),
         bad_images::trials(),
         bad_usage::trials(),
         broken_links::trials(),

@@ -26,6 +26,13 @@ pub enum Work {
     Walk(Walk),
 }
 
+/// A page to copy from.
+pub struct Source {
+    pub gpa: u64,
+    /// It may vanish.
+    pub volatile: bool,
+}
+
 pub struct Blocks {
     params: &'static Params,
     vcpu: u64,
@@ -92,6 +99,22 @@ impl Blocks {
             self.place[last.block as usize] = place as u32;
         }
         true
+    }
+
+    /// A page of the held block at `index` that this vCPU may have copied: its first
+    /// one. `None` if there is no such block, or it has no page for this vCPU.
+    pub fn source(&self, index: usize) -> Option<Source> {
+        let held = self.list[..self.len].get(index)?;
+        let base = self.params.hotplug_start + u64::from(held.block) * self.params.block_size;
+        let (page, volatile) = match held.work {
+            Work::Sweep(_) => (self.vcpu, false),
+            Work::Walk(_) => (0, true),
+        };
+        let there = page < self.params.block_size / page::SIZE;
+        there.then_some(Source {
+            gpa: base + page * page::SIZE,
+            volatile,
+        })
     }
 
     /// Works on a few pages of the held block at `index`. `false` when nothing is

@@ -7,6 +7,7 @@
 #![no_main]
 
 mod blocks;
+mod dma;
 mod hello;
 mod memory;
 mod mmio;

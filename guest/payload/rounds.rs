@@ -10,6 +10,7 @@ use gracefault_guest::rt::time::Deadline;
 use gracefault_guest::rt::{Device, Event, Guest};
 
 use crate::blocks::{Blocks, Work};
+use crate::dma::Dma;
 use crate::memory::{self, Memory};
 use crate::mmio::Mmio;
 use crate::sweep::{Sweep, Walk};
@@ -24,21 +25,26 @@ pub fn mmio(guest: &mut Guest) {
 }
 
 pub fn memory(guest: &mut Guest) {
-    hotplugged(guest, |_, _| ());
+    hotplugged(guest, |_| None, |_, _| ());
 }
 
 pub fn hotplug(guest: &mut Guest) {
     let mut mmio = Mmio::new(guest);
-    hotplugged(guest, |guest, round| mmio.round(guest, 1, round));
+    hotplugged(guest, Dma::new, |guest, round| mmio.round(guest, 1, round));
 }
 
-/// Rounds of events, `extra`, and memory. A window too small for the table of
+/// Rounds of events, `extra`, DMA if there is to be any, and memory. A window too small for the table of
 /// blocks makes a vCPU that takes no part in hotplug.
-fn hotplugged(guest: &mut Guest, mut extra: impl FnMut(&mut Guest, u64)) {
+fn hotplugged(
+    guest: &mut Guest,
+    dma: impl FnOnce(&mut Window) -> Option<Dma>,
+    mut extra: impl FnMut(&mut Guest, u64),
+) {
     // SAFETY: a workload runs once per vCPU.
     let mut window = unsafe { Window::of(guest) };
     let canary = memory::canary(&mut window);
     let mut blocks = Blocks::new(guest, &mut window);
+    let mut dma = dma(&mut window);
     let mut memory = Memory::new(canary, &window);
     if blocks.is_some() {
         guest.join();
@@ -49,6 +55,9 @@ fn hotplugged(guest: &mut Guest, mut extra: impl FnMut(&mut Guest, u64)) {
             drain(guest, blocks, round);
         }
         extra(guest, round);
+        if let (Some(dma), Some(blocks)) = (&mut dma, &blocks) {
+            dma.round(guest, blocks, round);
+        }
         memory.round(guest, blocks.as_mut(), round);
         // Little memory is soon done, but asking for events costs an exit: let
         // the round last.

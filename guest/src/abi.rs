@@ -29,7 +29,7 @@
 use core::sync::atomic::AtomicU32;
 
 /// Bumped with every change of this file that a guest built apart would notice.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// The first eight bytes of [`Params`], "GRACEFLT".
 pub const PARAMS_MAGIC: u64 = u64::from_le_bytes(*b"GRACEFLT");
 
@@ -54,6 +54,8 @@ pub const TEST_GPA: u64 = 0xd000_0000;
 pub const EXIT_GPA: u64 = 0xd010_0000;
 /// The hotplug controller.
 pub const HOTPLUG_GPA: u64 = 0xd020_0000;
+/// The DMA device.
+pub const DMA_GPA: u64 = 0xd030_0000;
 /// Port of the serial console (a 16550A's transmit register).
 pub const SERIAL_PORT: u16 = 0x3f8;
 
@@ -130,8 +132,10 @@ pub mod device {
     pub const EXIT: usize = 1;
     /// The hotplug controller.
     pub const HOTPLUG: usize = 2;
+    /// The DMA device.
+    pub const DMA: usize = 3;
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 }
 
 /// Set in [`Report::done`] last of all.
@@ -254,6 +258,25 @@ pub mod hotplug {
     /// Write: an event, as read. Tells that the vCPU has done what it asked, or
     /// had done so before; every event is acknowledged, in the order read.
     pub const ACK: u64 = 0x10;
+}
+
+/// The DMA device: copies between guest buffers. Asked by the address of a
+/// descriptor of four words of 8 bytes in RAM: source, target, length, status.
+pub mod dma {
+    /// Write: the address of a descriptor. The copy has been made when the write is
+    /// over, and the status been stored, unless the descriptor is not in RAM, the
+    /// length is more than [`MAX_LENGTH`], or an address is past the end: then the
+    /// status is left as it was.
+    pub const START: u64 = 0x00;
+    /// Where in the descriptor the status is.
+    pub const STATUS: u64 = 24;
+    /// Status: all of it was copied from memory to memory.
+    pub const COMPLETE: u64 = 1;
+    /// Status: some of it was not in memory. Where that was the source, all ones
+    /// have been copied; where it was the target, they have been dropped.
+    pub const INCOMPLETE: u64 = 2;
+    /// The most bytes in one copy. Source and target should not overlap.
+    pub const MAX_LENGTH: u64 = 64 << 10;
 }
 
 /// The hotplug controller's events.

@@ -1,7 +1,7 @@
 //! Memslots on real KVM.
 use std::sync::Arc;
 
-use gracefault::kvm::{Exit, Kvm, SlotAccess, SlotError, Vm};
+use gracefault::kvm::{Exit, Kvm, SlotAccess, SlotError, SlotZap, Vm};
 use libtest_mimic::Trial;
 
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test};
@@ -11,10 +11,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("slots_come_and_go", come_and_go),
         kvm_test("slots_overlap", overlap),
         kvm_test("slots_read_only", read_only),
+        kvm_test("slots_log_dirty_pages", log_dirty_pages),
+        kvm_test("slots_go_without_the_others", go_without_the_others),
         kvm_test("slots_keep_memory_and_vm", keep_memory_and_vm),
         kvm_test("slots_limit", limit),
         kvm_test("slots_from_many_threads", many_threads),
-        kvm_test("slots_that_cannot_be_removed_leak", cannot_be_removed),
+        kvm_test("slots_that_cannot_be_removed_stay", cannot_be_removed),
     ]
 }
 
@@ -107,6 +109,49 @@ fn read_only() -> Outcome {
     Ok(())
 }
 
+fn log_dirty_pages() -> Outcome {
+    let machine = Machine::new()?;
+    let code = guest!(
+        "mov [rdi + 0x3000], rax",
+        "mov rax, [rdi + 0x1000]",
+        "mov [rdi + 0x41000], rax",
+        "mov [rdi - 0x1000], rax",
+        "mov [rdi + 0x5000], rax",
+        "mov [rdi - 0x1000], rax",
+    );
+    let mut vcpu = machine.vcpu(0, code)?;
+    let ram = Ram::new(0x42000);
+    let slot = machine.vm.add_slot(MMIO, ram, SlotAccess::Logged)?;
+    let mut dirty = || -> Result<_, Box<dyn std::error::Error>> {
+        assert!(matches!(vcpu.run()?, Exit::MmioWrite { .. }));
+        Ok(slot.take_dirty_pages()?)
+    };
+    assert_eq!(dirty()?[..2], [1 << 3, 1 << 1]);
+    assert_eq!(dirty()?[..2], [1 << 5, 0], "only what is new");
+    let error = machine.slot.take_dirty_pages().unwrap_err();
+    assert!(
+        matches!(error, SlotError::DirtyLog { id: 0, .. }),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// KVM is told not to drop all mappings, if it can be; and works either way.
+fn go_without_the_others() -> Outcome {
+    let is_offered = |found: &gracefault::kvm::Found| {
+        found.capability.name == "DISABLE_QUIRKS2" && found.is_met()
+    };
+    let offered = Kvm::open()?.capabilities().iter().any(is_offered);
+    let kept = Machine::new_with(SlotZap::Everything)?;
+    assert_eq!(kept.vm.slot_zap(), SlotZap::Everything);
+    let wanted = match offered {
+        true => SlotZap::ThatSlot,
+        false => SlotZap::Everything,
+    };
+    assert_eq!(Machine::new()?.vm.slot_zap(), wanted);
+    Ok(())
+}
+
 fn keep_memory_and_vm() -> Outcome {
     let kvm = Kvm::open()?;
     let vm = Vm::new(&kvm)?;
@@ -180,8 +225,10 @@ fn cannot_be_removed() -> Outcome {
             let refused = match slot.remove() {
                 Err((slot, SlotError::Kvm { what: "remove", .. })) => {
                     drop(slot);
-                    // The one of `ram`, and the one that was leaked.
-                    Arc::strong_count(&ram) == 2
+                    // The one of `ram`, and the one that is kept with the VM.
+                    let kept = Arc::strong_count(&ram) == 2;
+                    drop(vm);
+                    kept && Arc::strong_count(&ram) == 1
                 }
                 _ => false,
             };
@@ -194,7 +241,7 @@ fn cannot_be_removed() -> Outcome {
             assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
             assert_eq!(
                 status, 0,
-                "the child saw the refusal, and the memory leaked"
+                "the child saw the refusal, and the memory stayed until the VM went"
             );
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use gracefault::kvm::{End, Exit, SlotAccess, VcpuError, VcpuGroup, VcpuThread, Waited};
+use gracefault::kvm::{End, Exit, Registers, SlotAccess, VcpuError, VcpuGroup, VcpuThread, Waited};
 use libtest_mimic::Trial;
 
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test};
@@ -99,7 +99,7 @@ impl gracefault::kvm::VcpuHandler for Lazy {
         }
     }
 
-    fn error(&mut self, error: VcpuError) -> Result<(), VcpuError> {
+    fn error(&mut self, error: VcpuError, _: &Registers) -> Result<(), VcpuError> {
         match error {
             VcpuError::Emulation { .. } if self.slot.is_none() => {
                 self.slot = self

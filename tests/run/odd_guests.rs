@@ -2,13 +2,14 @@
 use libtest_mimic::Trial;
 
 use crate::failing_guests::{assert_words, failed, run_code};
-use crate::report::assert_kvm_agrees;
+use crate::report::{assert_kvm_agrees, number};
 use crate::support::{Outcome, guest, kvm_test};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         kvm_test("odd_guests::registers_that_are_none", no_registers),
         kvm_test("odd_guests::one_that_never_gives_back", never_gives_back),
+        kvm_test("odd_guests::sse_is_the_first_to_touch_a_block", sse_first),
     ]
 }
 
@@ -67,5 +68,38 @@ fn never_gives_back() -> Outcome {
     let (ended, _, findings) = failed(code, "1", &["--timeout", "3s", "--duration", "1s"]);
     let at = "did not end within 3s; it was at rip 0x2000";
     assert_words(&ended, &findings, &[at]);
+    Ok(())
+}
+
+/// An instruction that KVM cannot emulate touches a block that has no slot yet: all
+/// of them get theirs, and it runs.
+fn sse_first() -> Outcome {
+    let code = guest!(
+        // Where the blocks are, in the parameter page.
+        "mov rbx, [rdi + 64]",
+        "mov edi, 0xd0200000",
+        "mov eax, 1",
+        "mov [rdi], rax",
+        // Until a block is there that is not asked for unheard.
+        "5: mov rax, [rdi + 8]",
+        "test rax, rax",
+        "je 5b",
+        "mov [rdi + 16], rax",
+        "shr rax, 32",
+        "cmp eax, 1",
+        "jne 5b",
+        "movq xmm0, [rbx]",
+        "movq rax, xmm0",
+        "mov edi, 0xd0100000",
+        "mov [rdi], rax",
+    );
+    for (lazy, slots) in [("on", 1), ("off", 0)] {
+        let memory = format!("hotplug_size=2M,block=2M,lazy={lazy}");
+        let more = ["--timeout", "60s", "--memory", &memory];
+        let (ended, report) = run_code(code, "1", &more);
+        ended.expect_status(0);
+        assert_eq!(report["verdict"], "passed", "{ended}");
+        assert_eq!(number(&report, "/lazy_slots"), slots, "{ended}");
+    }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::command::{Running, gracefault, run};
+use crate::report::number;
 use crate::support::{Outcome, kvm_test};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -16,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         kvm_test("output::stderr_that_nobody_reads", stderr_closed),
         kvm_test("output::a_full_disk", a_full_disk),
+        kvm_test("output::a_guest_cannot_flood_the_log", a_guest_cannot_flood),
         kvm_test("output::a_console_that_nobody_reads", console_closed),
     ]
 }
@@ -76,5 +78,28 @@ fn console_closed() -> Outcome {
     let mut command = gracefault(words.split(' '));
     command.stdout(Stdio::null()).stderr(broken_pipe()?);
     Running::start_as_is(command).wait().expect_status(0);
+    Ok(())
+}
+
+/// Thousands of accesses to nothing: a line a second, and the others are counted.
+fn a_guest_cannot_flood() -> Outcome {
+    let ended = run("run --json --duration 3s --log-level info");
+    let report = ended.expect_status(0).json();
+    let lines = ended.stderr.lines();
+    let lines: Vec<_> = lines.filter(|l| l.contains("nothing is there")).collect();
+    let seconds = report["seconds"].as_f64().expect("seconds");
+    assert!(!lines.is_empty(), "{ended}");
+    assert!(lines.len() as f64 <= seconds + 1.0, "{ended}");
+    // What was held back before the last line is in one of them.
+    let held_back = |line: &&str| {
+        let (_, count) = line.rsplit_once('(').expect("a count");
+        count.split(' ').next().and_then(|n| n.parse::<u64>().ok())
+    };
+    let told: u64 = lines.iter().filter_map(held_back).sum::<u64>() + lines.len() as u64;
+    let unmapped = number(&report, "/refused/unmapped");
+    assert!(
+        told > lines.len() as u64 && told <= unmapped,
+        "{told}: {ended}"
+    );
     Ok(())
 }

@@ -59,7 +59,7 @@ pub(crate) fn assert_passed(report: &Value, count: usize) {
         assert_eq!(vcpu["device_accesses"], vcpu["guest_device_accesses"]);
         assert_eq!(
             ours.keys().collect::<Vec<_>>(),
-            ["exit", "hotplug", "test"],
+            ["dma", "exit", "hotplug", "test"],
             "{report:#}"
         );
         // The last word of a vCPU is a write to the exit device.

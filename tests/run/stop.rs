@@ -28,6 +28,7 @@ fn machine(run: u32) -> MachineConfig {
             size: 8 << 20,
             hotplug_size: 16 << 20,
             block: 64 << 10,
+            ..MemoryConfig::default()
         },
         workload: [Workload::Hotplug, Workload::Mmio, Workload::Memory][run as usize / 3 % 3],
         duration: HANG,

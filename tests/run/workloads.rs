@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("workloads::memory", || each("memory")),
         kvm_test("workloads::hotplug", || each("hotplug")),
         kvm_test("workloads::a_single_block", a_single_block),
+        kvm_test("workloads::lazy_blocks", lazy_blocks),
         kvm_test("workloads::no_block_at_all", no_block_at_all),
         kvm_test("workloads::more_than_3_gib", more_than_3_gib),
     ]
@@ -79,6 +80,30 @@ fn a_single_block() -> Outcome {
         assert_passed(&report, 2);
         assert!(number(&report, "/hotplug/plug/total/count") > 0, "{ended}");
     }
+    Ok(())
+}
+
+/// Each block's slot goes in when the guest first misses it, and all counts agree
+/// as ever; memory goes back whole.
+fn lazy_blocks() -> Outcome {
+    for memory in ["hotplug_size=512K,block=4K", "hotplug_size=64M,block=2M"] {
+        let memory = format!("{memory},lazy=on");
+        let ended = run(&format!(
+            "run --json --duration 1s --timeout 120s --memory {memory}"
+        ));
+        let report = ended.expect_status(0).json();
+        assert_eq!(ended.stderr, "", "{ended}");
+        assert_passed(&report, 2);
+        assert_eq!(report["memory"]["lazy"], true);
+        let plugs = number(&report, "/hotplug/plug/total/count");
+        let slots = number(&report, "/lazy_slots");
+        assert!(slots > 0 && slots <= plugs, "{slots} of {plugs}: {ended}");
+        assert_eq!(number(&report, "/hotplug/unmap_errors"), 0);
+    }
+    let eager = run("run --json --duration 200ms --timeout 60s")
+        .expect_status(0)
+        .json();
+    assert_eq!(number(&eager, "/lazy_slots"), 0);
     Ok(())
 }
 

@@ -6,11 +6,15 @@
     unused_macros,
     reason = "each test binary uses a part of this"
 )]
+pub(crate) mod blocks;
+pub(crate) mod pool;
+pub(crate) mod space;
+
 use std::error::Error;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use gracefault::kvm::{Kvm, MemSlot, Registers, SlotAccess, Vcpu, Vm, boot};
+use gracefault::kvm::{Kvm, MemSlot, Registers, SlotAccess, SlotZap, Vcpu, Vm, boot};
 use gracefault::memory::HostMemory;
 use libtest_mimic::{Completion, Trial};
 
@@ -20,15 +24,13 @@ pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 /// A test that needs KVM. Where that cannot be opened it is reported as
 /// ignored, with the reason; or as failed, if `GRACEFAULT_REQUIRE_KVM` is 1.
 pub(crate) fn kvm_test(name: &str, test: fn() -> Outcome) -> Trial {
-    kvm_test_with(name, || Ok(()), test)
+    kvm_test_if(name, move || test().map(|()| Completion::Completed))
 }
 
-/// The same, of a test that needs something else too: ignored where that says why
-/// it is not there.
-pub(crate) fn kvm_test_with(
+/// As [`kvm_test`], of a test that may itself say why it cannot be done here.
+pub(crate) fn kvm_test_if(
     name: &str,
-    there: fn() -> Result<(), String>,
-    test: fn() -> Outcome,
+    test: impl FnOnce() -> Result<Completion, Box<dyn Error>> + Send + 'static,
 ) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Err(e) = Kvm::open() {
@@ -37,11 +39,7 @@ pub(crate) fn kvm_test_with(
                 _ => Ok(Completion::ignored_with(e)),
             };
         }
-        if let Err(reason) = there() {
-            return Ok(Completion::ignored_with(reason));
-        }
-        test().map_err(|e| e.to_string())?;
-        Ok(Completion::Completed)
+        Ok(test().map_err(|e| e.to_string())?)
     })
 }
 
@@ -130,7 +128,11 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new() -> Result<Self, Box<dyn Error>> {
-        let vm = Vm::new(&Kvm::open()?)?;
+        Self::new_with(SlotZap::default())
+    }
+
+    pub(crate) fn new_with(zap: SlotZap) -> Result<Self, Box<dyn Error>> {
+        let vm = Vm::new_with(&Kvm::open()?, zap)?;
         let ram = Ram::new(RAM);
         let (bits, tables, room) = (vm.physical_bits(), boot::TABLES_GPA, boot::TABLES_ROOM);
         boot::write_tables(MAPPED_END, bits, tables, room, &mut |gpa, bytes| {

@@ -3,7 +3,7 @@
 //!
 //! [`Report::accesses`]: crate::abi::Report::accesses
 
-use crate::abi::{EXIT_GPA, HOTPLUG_GPA, TEST_GPA, device};
+use crate::abi::{DMA_GPA, EXIT_GPA, HOTPLUG_GPA, TEST_GPA, device};
 use crate::rt::Guest;
 use crate::rt::mov::Word;
 use crate::rt::report::{self, Field};
@@ -20,6 +20,8 @@ pub enum Device {
     Exit,
     /// The hotplug controller, [`crate::abi::hotplug`].
     Hotplug,
+    /// The DMA device, [`crate::abi::dma`].
+    Dma,
 }
 
 impl Device {
@@ -29,6 +31,7 @@ impl Device {
             Self::Test => device::TEST,
             Self::Exit => device::EXIT,
             Self::Hotplug => device::HOTPLUG,
+            Self::Dma => device::DMA,
         }
     }
 
@@ -38,6 +41,7 @@ impl Device {
             Self::Test => TEST_GPA,
             Self::Exit => EXIT_GPA,
             Self::Hotplug => HOTPLUG_GPA,
+            Self::Dma => DMA_GPA,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the two benches share: the regions, the addresses, the contenders, and how
+//! What the benches share: the regions, the addresses, the contenders, and how
 //! a result is written.
 //!
 //! All contenders run in one process, in turns of a few milliseconds, round after

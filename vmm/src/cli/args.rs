@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gracefault::machine::{MachineConfig, MemoryConfig, Sabotage};
 use gracefault_guest::abi::Workload;
 
+use super::backing::{self, BackingKeys, MemoryArgs};
 use super::units::parse_size;
 
 /// Guest memory as VMAs: runs a tiny guest on KVM while memory comes and goes
@@ -43,9 +44,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) cpus: u32,
     /// Guest memory: size= RAM at the start, hotplug_size= the most to plug,
-    /// block= bytes in a block. Sizes take K, M, G, T.
-    #[arg(long, value_name = "KEY=SIZE,...", default_value = "size=64M,hotplug_size=128M,block=2M", value_parser = parse_memory)]
-    pub(crate) memory: MemoryConfig,
+    /// block= bytes in a block. Sizes take K, M, G, T. Where it comes from: backing=
+    /// anon, memfd, hugetlb, file:PATH, private-file:PATH, image:PATH or guest-memfd; hugepages=
+    /// auto, thp or off, for hugetlb 2M or 1G; prefault= on or off; discard= on or off,
+    /// for file:PATH (see vmm/docs/memory.md). lazy= on or off: whether KVM hears of a
+    /// block only when the guest first touches it.
+    #[arg(long, value_name = "KEY=VALUE,...", default_value = "size=64M,hotplug_size=128M,block=2M", value_parser = parse_memory)]
+    pub(crate) memory: MemoryArgs,
     /// What the guest does.
     #[arg(long, default_value = "hotplug")]
     pub(crate) workload: WorkloadName,
@@ -132,7 +137,8 @@ impl RunArgs {
         Ok(MachineConfig {
             kvm_device: self.kvm_device.clone(),
             vcpus: self.cpus,
-            memory: self.memory,
+            memory: self.memory.sizes,
+            ram: self.memory.ram.clone(),
             kernel: self.kernel.clone(),
             workload: match self.workload {
                 WorkloadName::Hello => Workload::Hello,
@@ -175,21 +181,39 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write it like 500ms, 5s or 2m"))
 }
 
-fn parse_memory(text: &str) -> Result<MemoryConfig, String> {
+fn parse_memory(text: &str) -> Result<MemoryArgs, String> {
     let mut memory = MemoryConfig::default();
+    let mut backing = BackingKeys::default();
     for pair in text.split(',') {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| format!("'{pair}' is no KEY=SIZE"))?;
+            .ok_or_else(|| format!("'{pair}' is no KEY=VALUE"))?;
         let size = match key {
             "size" => &mut memory.size,
             "hotplug_size" => &mut memory.hotplug_size,
             "block" => &mut memory.block,
-            _ => return Err(format!("'{key}' is none of size, hotplug_size, block")),
+            "lazy" => {
+                memory.lazy = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(format!("lazy: '{value}' is neither on nor off")),
+                };
+                continue;
+            }
+            _ if backing.set(key, value)? => continue,
+            _ => {
+                let others = backing::KEYS;
+                return Err(format!(
+                    "'{key}' is none of size, hotplug_size, block, lazy, {others}"
+                ));
+            }
         };
         *size = parse_size(value).map_err(|error| format!("{key}: {error}"))?;
     }
-    Ok(memory)
+    Ok(MemoryArgs {
+        sizes: memory,
+        ram: backing.finish()?,
+    })
 }
 
 #[cfg(test)]
@@ -200,7 +224,7 @@ mod tests {
     fn no_argument_at_all_is_a_run() {
         let cli = Cli::try_parse_from(["gracefault"]).unwrap();
         assert!(cli.command.is_none());
-        assert_eq!(cli.run.memory, MemoryConfig::default());
+        assert_eq!(cli.run.memory, MemoryArgs::default());
         let (config, usual) = (cli.run.config().unwrap(), MachineConfig::default());
         assert_eq!(config.vcpus, usual.vcpus);
         assert_eq!(
@@ -226,10 +250,13 @@ mod tests {
 
     #[test]
     fn memory_takes_units_in_any_order() {
-        let memory = parse_memory("block=4K,size=1G").unwrap();
+        let memory = parse_memory("block=4K,size=1G").unwrap().sizes;
         assert_eq!((memory.block, memory.size), (4096, 1 << 30));
         assert_eq!(memory.hotplug_size, MemoryConfig::default().hotplug_size);
+        assert!(!memory.lazy && parse_memory("lazy=on,size=1G").unwrap().sizes.lazy);
         for bad in [
+            "lazy",
+            "lazy=1",
             "",
             "size",
             "size=",

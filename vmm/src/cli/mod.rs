@@ -1,6 +1,7 @@
 //! Argument parsing and printing; no logic.
 
 mod args;
+mod backing;
 mod check;
 mod progress;
 mod run;

@@ -213,12 +213,28 @@ fn verdict(report: &RunReport) -> String {
     let memory = &report.memory;
     let _ = writeln!(
         out,
-        "Memory: {}; to plug: {}, in blocks of {}. Seed {}.",
+        "Memory: {}; to plug: {}, in blocks of {}; from {}. Seed {}.",
         size(memory.size),
         size(memory.hotplug_size),
         size(memory.block),
+        report.backing,
         report.seed
     );
+    let dma = &report.dma;
+    if dma.complete + dma.incomplete > 0 {
+        let _ = writeln!(
+            out,
+            "DMA: {} copies, {} more from memory that was gone.",
+            dma.complete, dma.incomplete
+        );
+    }
+    if memory.lazy {
+        let _ = writeln!(
+            out,
+            "Lazy: {} memslots went in when the guest first missed them.",
+            report.lazy_slots
+        );
+    }
     let refused = &report.refused;
     if refused.rom_writes + refused.device_failures > 0 {
         let _ = writeln!(

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::memory::faults::{self, Step};
+
 /// Bytes that are kept for a reader who is slow.
 const CAPACITY: usize = 1 << 20;
 
@@ -64,6 +66,7 @@ pub struct ConsoleInput(Arc<Shared>);
 impl Console {
     /// Starts the thread. `out` may block for as long as it likes.
     pub fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
+        faults::check(Step::StartConsole)?;
         let shared = Arc::<Shared>::default();
         let of_thread = shared.clone();
         let thread = thread::Builder::new()

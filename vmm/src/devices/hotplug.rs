@@ -61,6 +61,8 @@ struct Block {
     volatile: bool,
     phase: BlockPhase,
     users: BTreeSet<usize>,
+    /// Asked back, but not wanted any more: offered anew once it is released.
+    withdrawn: bool,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,22 @@ impl State {
             .push_back(encode_event(event, block));
     }
 
+    fn offer(&mut self, block: u32, volatile: bool) {
+        let entry = Block {
+            volatile,
+            phase: BlockPhase::Offered,
+            users: BTreeSet::new(),
+            withdrawn: false,
+        };
+        let before = self.blocks.insert(block, entry);
+        assert!(before.is_none(), "block {block} is offered twice");
+        for vcpu in 0..self.vcpus.len() {
+            if self.vcpus[vcpu].joined {
+                self.offer_to(vcpu, block);
+            }
+        }
+    }
+
     fn offer_to(&mut self, vcpu: usize, block: u32) {
         let Some(entry) = self.blocks.get_mut(&block) else {
             return;
@@ -100,6 +118,7 @@ impl State {
         let Some(entry) = self.blocks.get_mut(&block) else {
             return;
         };
+        entry.withdrawn = false;
         if entry.phase == BlockPhase::AskedBack {
             return;
         }
@@ -119,8 +138,11 @@ impl State {
 
     fn forget_if_released(&mut self, block: u32) {
         let released = |b: &Block| b.phase == BlockPhase::AskedBack && b.users.is_empty();
-        if self.blocks.get(&block).is_some_and(released) {
-            self.blocks.remove(&block);
+        if self.blocks.get(&block).is_some_and(released)
+            && let Some(entry) = self.blocks.remove(&block)
+            && entry.withdrawn
+        {
+            self.offer(block, entry.volatile);
         }
     }
 
@@ -194,24 +216,24 @@ impl HotplugController {
     ///
     /// If the block is not [`BlockPhase::Released`].
     pub fn offer(&self, block: u32, volatile: bool) {
-        let mut state = self.lock();
-        let entry = Block {
-            volatile,
-            phase: BlockPhase::Offered,
-            users: BTreeSet::new(),
-        };
-        let before = state.blocks.insert(block, entry);
-        assert!(before.is_none(), "block {block} is offered twice");
-        for vcpu in 0..state.vcpus.len() {
-            if state.vcpus[vcpu].joined {
-                state.offer_to(vcpu, block);
-            }
-        }
+        self.lock().offer(block, volatile);
     }
 
     /// Asks for a block back. See [`wait_released`](Self::wait_released).
     pub fn ask_back(&self, block: u32) {
         self.lock().tell_users(block, event::ASKED_BACK);
+    }
+
+    /// Takes [`ask_back`](Self::ask_back) back: the block stays. What the guest has
+    /// been asked it will do, and each vCPU that has joined is offered the block
+    /// anew when the last one has; at once if that is so already. To be called by
+    /// who asked, while the block is plugged.
+    pub fn withdraw(&self, block: u32, volatile: bool) {
+        let mut state = self.lock();
+        match state.blocks.get_mut(&block) {
+            Some(entry) => entry.withdrawn = entry.phase == BlockPhase::AskedBack,
+            None => state.offer(block, volatile),
+        }
     }
 
     /// Tells that a volatile block is gone.
@@ -380,6 +402,50 @@ mod tests {
         ack(&c, 1, event::ASKED_BACK, 7);
         assert_eq!(c.phase(7), BlockPhase::Released);
         c.wait_released(7, Instant::now(), &|| false).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_is_withdrawn_leaves_the_block_with_the_guest() {
+        let c = HotplugController::new(2);
+        for vcpu in [0, 1] {
+            write(&c, vcpu, regs::JOIN, 1).unwrap();
+        }
+        let take = |vcpu| {
+            assert_eq!(next(&c, vcpu), (event::OFFERED, 1));
+            ack(&c, vcpu, event::OFFERED, 1);
+        };
+        let give = |vcpu| {
+            assert_eq!(next(&c, vcpu), (event::ASKED_BACK, 1));
+            ack(&c, vcpu, event::ASKED_BACK, 1);
+        };
+        c.offer(1, false);
+        take(0);
+        take(1);
+        c.ask_back(1);
+        give(0);
+        c.withdraw(1, false);
+        assert_eq!((c.phase(1), next(&c, 0)), (BlockPhase::AskedBack, (0, 0)));
+        give(1);
+        assert_eq!(c.phase(1), BlockPhase::Offered);
+        take(0);
+        take(1);
+        // Asked again, it is really given back; and withdrawn too late, offered.
+        c.ask_back(1);
+        c.withdraw(1, false);
+        c.ask_back(1);
+        give(0);
+        give(1);
+        assert_eq!(c.phase(1), BlockPhase::Released);
+        c.withdraw(1, false);
+        take(0);
+        take(1);
+        // Gone is gone.
+        c.ask_back(1);
+        c.withdraw(1, false);
+        c.gone(1);
+        give(0);
+        give(1);
+        assert_eq!((c.phase(1), next(&c, 0)), (BlockPhase::Released, (0, 0)));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! What answers MMIO and PIO: the serial console and the devices of the guest
 //! ABI ([`gracefault_guest::abi`]). No handler blocks: each takes a mutex of its
-//! own for a few steps at most, and none is held across a lookup.
+//! own for a few steps at most, and none is held across a lookup. (The DMA device
+//! waits, as any access does, for a writer that changes what it copies.)
 
 mod console;
+mod dma;
 mod exit;
 mod hotplug;
 mod serial;
 mod test;
 
 pub use console::{Console, ConsoleInput, ConsoleReport};
+pub use dma::{DmaCounts, DmaDevice};
 pub use exit::{ExitDevice, Fate};
 pub use hotplug::{BlockPhase, HotplugController, NotReleased};
 pub use serial::SerialConsole;

@@ -36,6 +36,21 @@ pub enum HotplugError {
         /// Its number.
         block: u32,
     },
+    /// What is to be plugged is no number of blocks that there are.
+    #[error(
+        "{bytes} bytes cannot be plugged: choose a multiple of the block size, {block} bytes, up to {total}"
+    )]
+    BadSize {
+        /// What was asked for.
+        bytes: u64,
+        /// Bytes in a block.
+        block: u64,
+        /// Bytes in the region.
+        total: u64,
+    },
+    /// Others plug and unplug in the same region, and never let it come to rest.
+    #[error("other threads plug and unplug blocks of this region all the time")]
+    Contended,
     /// The guest did not give the block back.
     #[error(transparent)]
     NotReleased(#[from] NotReleased),

@@ -10,14 +10,20 @@
 //! block has none, and an access to it exits and reads as all ones.
 
 mod churn;
+mod claim;
 mod error;
 mod plug;
 mod region;
 mod report;
+mod resize;
+mod resizing;
 mod unplug;
 
 pub use churn::{Churn, ChurnReport, OpSummary, OpTimes};
 pub use error::HotplugError;
 pub use region::{BlockKind, HotplugRegion};
 pub use report::{PlugReport, UnplugReport};
+pub use resize::{
+    RegionSize, Resize, ResizeError, ResizeOptions, ResizeReport, ResizeState, Resizer,
+};
 pub use unplug::Consent;

@@ -1,14 +1,14 @@
-//! Plugging a block.
+//! Plugging blocks.
 
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::claim::Claim;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, PlugReport};
-use crate::devices::BlockPhase;
-use crate::kvm::{MemSlot, SlotAccess};
-use crate::memory::{Backing, Mapping};
+use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess};
+use crate::memory::faults::{self, Step};
+use crate::memory::{Backing, GuestSpace, LazyRam, Mapping};
 use crate::mm::VmFlags;
 
 impl HotplugRegion {
@@ -16,73 +16,145 @@ impl HotplugRegion {
     /// then memslot, then map, then guest. Blocks while another write section is
     /// open, and while KVM changes its slots. On an error all is as before.
     pub fn plug(&self, block: u32, kind: BlockKind) -> Result<PlugReport, HotplugError> {
-        self.check(block)?;
-        match self.states().entry(block) {
-            Entry::Occupied(_) => return Err(HotplugError::Plugged { block }),
-            Entry::Vacant(entry) => entry.insert(State::Busy),
-        };
-        // Ours now, so no other thread can offer the block between this look and
-        // the offer below.
-        let brought_in = match self.controller.phase(block) {
-            BlockPhase::Released => self.bring_in(block, kind),
-            _ => Err(HotplugError::Resting { block }),
-        };
-        match brought_in {
-            Ok((slot, report)) => {
-                // Offered before it can be found and unplugged: the other order
-                // would ask the guest back for what it was never offered.
-                self.controller.offer(block, kind == BlockKind::Volatile);
-                self.states()
-                    .insert(block, State::Plugged(Plugged { slot, kind }));
-                Ok(report)
-            }
-            Err(error) => {
-                self.states().remove(&block);
-                Err(error)
-            }
-        }
+        self.plug_all(&[block], kind)
     }
 
-    fn bring_in(&self, block: u32, kind: BlockKind) -> Result<(MemSlot, PlugReport), HotplugError> {
+    /// As [`plug`](Self::plug), for several blocks in one write section: a lookup
+    /// sees all of them or none, and if one cannot be plugged, none is. (The guest
+    /// reaches each as soon as its memslot is in, but hears of them at the end.)
+    pub fn plug_all(&self, blocks: &[u32], kind: BlockKind) -> Result<PlugReport, HotplugError> {
+        let claim = Claim::of(self, blocks)?;
+        let (slots, report) = self.bring_in(blocks, kind)?;
+        for (block, slot) in slots {
+            // Offered before it can be found and unplugged: the other order
+            // would ask the guest back for what it was never offered.
+            self.controller.offer(block, kind == BlockKind::Volatile);
+            self.states()
+                .insert(block, State::Plugged(Plugged { slot, kind }));
+        }
+        drop(claim);
+        Ok(report)
+    }
+
+    fn bring_in(
+        &self,
+        blocks: &[u32],
+        kind: BlockKind,
+    ) -> Result<(Vec<(u32, BlockSlot)>, PlugReport), HotplugError> {
         let start = Instant::now();
-        let ram = Arc::new(self.block_memory(block, kind)?);
+        let memory = |&block| Ok((block, Arc::new(self.block_memory(block, kind)?)));
+        let memory: Vec<(u32, Arc<Mapping>)> = blocks
+            .iter()
+            .map(memory)
+            .collect::<Result<_, HotplugError>>()?;
         let mmap = start.elapsed();
 
-        let range = self.block_range(block);
-        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+        let arriving = memory
+            .into_iter()
+            .map(|(block, ram)| self.arriving(block, ram))
+            .collect::<Result<Vec<_>, HotplugError>>()?;
         let mut section = self.space.mm().mmap_write_lock()?;
-        section.map(range, flags, 0, Backing::Ram(ram.clone()))?;
+        for block in &arriving {
+            let (flags, backing) = block.vma();
+            section.map(self.block_range(block.number), flags, 0, backing)?;
+        }
         let drained = section.lock()?;
-        let before_kvm = Instant::now();
-        let slot = self
-            .vm
-            .add_slot(range.start(), ram, SlotAccess::ReadWrite)?;
-        let kvm = before_kvm.elapsed();
+        let (slots, kvm) = self.add_slots(arriving)?;
         drained.publish();
 
         let total = start.elapsed();
         let map = total - mmap - kvm;
-        Ok((
-            slot,
-            PlugReport {
-                total,
-                mmap,
-                kvm,
-                map,
-            },
-        ))
+        let report = PlugReport {
+            blocks: blocks.len(),
+            total,
+            mmap,
+            kvm,
+            map,
+        };
+        Ok((slots, report))
+    }
+
+    /// A block with its memory, and its slot's number if it is lazy.
+    fn arriving(&self, number: u32, ram: Arc<Mapping>) -> Result<Arriving, HotplugError> {
+        let gpa = self.block_range(number).start();
+        let lazy = match self.lazy {
+            true => Some(Arc::new(self.vm.lazy_slot(gpa, ram.clone())?)),
+            false => None,
+        };
+        Ok(Arriving { number, ram, lazy })
+    }
+
+    /// A memslot for each block, or none at all. One that is lazy goes in later.
+    fn add_slots(
+        &self,
+        blocks: Vec<Arriving>,
+    ) -> Result<(Vec<(u32, BlockSlot)>, Duration), HotplugError> {
+        let start = Instant::now();
+        let mut slots = Vec::with_capacity(blocks.len());
+        for Arriving { number, ram, lazy } in blocks {
+            let gpa = self.block_range(number).start();
+            let slot = match lazy {
+                Some(slot) => Ok(BlockSlot::Lazy(slot)),
+                None => (self.vm.add_slot(gpa, ram, SlotAccess::ReadWrite)).map(BlockSlot::Eager),
+            };
+            match slot {
+                Ok(slot) => slots.push((number, slot)),
+                Err(error) => {
+                    self.remove_slots(slots);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok((slots, start.elapsed()))
+    }
+
+    /// Takes slots out again, the last one first. Those that KVM does not let go
+    /// stay with their blocks, which cannot be plugged before they are out.
+    fn remove_slots(&self, slots: Vec<(u32, BlockSlot)>) {
+        for (block, slot) in slots.into_iter().rev() {
+            if let Err((slot, error)) = slot.remove() {
+                log::error!("undoing a plug of block {block}: {error}");
+                self.states().insert(block, State::Stuck(slot));
+            }
+        }
     }
 
     fn block_memory(&self, block: u32, kind: BlockKind) -> Result<Mapping, HotplugError> {
         let len = self.block_size();
         let no_memory = |source| HotplugError::NoMemory { len, source };
-        let ram = Mapping::anonymous(len).map_err(no_memory)?;
+        let ram = self.ram.map_block(block).map_err(no_memory)?;
         if kind == BlockKind::Volatile {
+            faults::check(Step::FillBlock).map_err(no_memory)?;
             for (offset, pattern) in self.volatile_patterns(block) {
                 ram.write(offset, &pattern.to_le_bytes())
                     .map_err(|fault| no_memory(std::io::Error::other(fault)))?;
             }
         }
         Ok(ram)
+    }
+}
+
+/// A block on its way in.
+struct Arriving {
+    number: u32,
+    ram: Arc<Mapping>,
+    lazy: Option<Arc<LazyMemSlot>>,
+}
+
+impl Arriving {
+    /// What its VMA is to be.
+    fn vma(&self) -> (VmFlags, Backing) {
+        let memory = self.ram.clone();
+        match &self.lazy {
+            Some(slot) => {
+                let slot = slot.clone();
+                let lazy = LazyRam { memory, slot };
+                (GuestSpace::LAZY_RAM, Backing::Lazy(lazy))
+            }
+            None => {
+                let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+                (flags, Backing::Ram(memory))
+            }
+        }
     }
 }

@@ -8,8 +8,8 @@ use gracefault_guest::abi;
 
 use super::HotplugError;
 use crate::devices::HotplugController;
-use crate::kvm::{MemSlot, Vm};
-use crate::memory::{GuestSpace, PAGE};
+use crate::kvm::{BlockSlot, Vm};
+use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
 use crate::mm::AddrRange;
 
 /// How a block is offered to the guest.
@@ -25,16 +25,20 @@ pub enum BlockKind {
 /// A plugged block.
 #[derive(Debug)]
 pub(super) struct Plugged {
-    pub(super) slot: MemSlot,
+    pub(super) slot: BlockSlot,
     pub(super) kind: BlockKind,
 }
 
 /// A block's state between absent (no entry) and plugged.
 #[derive(Debug)]
 pub(super) enum State {
-    /// Some thread is plugging or unplugging it.
-    Busy,
+    /// Some thread is plugging it.
+    Arriving,
     Plugged(Plugged),
+    /// Some thread is unplugging it, or may.
+    Leaving(BlockKind),
+    /// Not plugged, but KVM has not let go of its slot.
+    Stuck(BlockSlot),
 }
 
 /// A range of guest-physical addresses, cut into blocks that are plugged and
@@ -43,9 +47,13 @@ pub struct HotplugRegion {
     pub(super) vm: Arc<Vm>,
     pub(super) space: Arc<GuestSpace>,
     pub(super) controller: Arc<HotplugController>,
+    /// Where the blocks' memory comes from.
+    pub(super) ram: Arc<RamSource>,
     start: u64,
     block_size: u64,
     blocks: u32,
+    /// Whether a block's memslot goes in at the first access to it.
+    pub(super) lazy: bool,
     /// Held for a look-up or a change only: never across a lookup in the map, a
     /// write section or an ioctl.
     states: Mutex<BTreeMap<u32, State>>,
@@ -83,15 +91,44 @@ impl HotplugRegion {
             "{blocks} blocks at {start:#x} go past the end of the space"
         );
         let states = Mutex::default();
+        let ram = Arc::new(RamSource::anonymous(RamSizes {
+            boot: 0,
+            hotplug: block_size * u64::from(blocks),
+            block: block_size,
+        }));
         Self {
+            ram,
             vm,
             space,
             controller,
             start,
             block_size,
             blocks,
+            lazy: false,
             states,
         }
+    }
+
+    /// The same, with its blocks' memory from `ram`.
+    ///
+    /// # Panics
+    ///
+    /// If `ram` has blocks of another size, or not so many.
+    pub fn with_ram(self, ram: Arc<RamSource>) -> Self {
+        let sizes = ram.sizes();
+        let needed = self.block_size * u64::from(self.blocks);
+        assert!(
+            sizes.block == self.block_size && sizes.hotplug >= needed,
+            "blocks from {sizes:?}"
+        );
+        Self { ram, ..self }
+    }
+
+    /// The same, where the memslot of a block goes in only when an access first
+    /// misses it: see [`LazyRam`](crate::memory::LazyRam). A plug takes the slot's
+    /// number all the same, and fails if none is left.
+    pub fn lazy(self, lazy: bool) -> Self {
+        Self { lazy, ..self }
     }
 
     /// How many blocks there are.
@@ -110,16 +147,25 @@ impl HotplugRegion {
         AddrRange::new(start, self.block_size).expect("the region ends below 2^64")
     }
 
-    /// The blocks that are plugged now, in order, and how each was offered.
+    /// The blocks that are plugged now, in order, and how each was offered. One
+    /// that is being unplugged is plugged until it is gone.
     pub fn plugged(&self) -> Vec<(u32, BlockKind)> {
         let states = self.states();
         states
             .iter()
             .filter_map(|(&block, state)| match state {
                 State::Plugged(plugged) => Some((block, plugged.kind)),
-                State::Busy => None,
+                State::Leaving(kind) => Some((block, *kind)),
+                State::Arriving | State::Stuck(_) => None,
             })
             .collect()
+    }
+
+    /// The blocks that are not plugged, and that nobody is at, in order.
+    pub(super) fn absent(&self) -> Vec<u32> {
+        let states = self.states();
+        let is_free = |block: &u32| matches!(states.get(block), None | Some(State::Stuck(_)));
+        (0..self.blocks).filter(is_free).collect()
     }
 
     pub(super) fn states(&self) -> MutexGuard<'_, BTreeMap<u32, State>> {

@@ -8,6 +8,8 @@ use crate::mm::DrainReport;
 /// How a plug went.
 #[derive(Clone, Copy, Debug)]
 pub struct PlugReport {
+    /// How many blocks.
+    pub blocks: usize,
     /// All of it.
     pub total: Duration,
     /// Getting the memory from the host.

@@ -4,10 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::region::{Plugged, State};
+use super::claim::Taken;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
-use crate::kvm::{MemSlot, SlotError};
-use crate::memory::Backing;
+use crate::memory::{Backing, LazyRam};
 use crate::mm::{DrainReport, Published};
 
 /// Whether the guest is asked before a block is taken out.
@@ -42,17 +41,17 @@ impl HotplugRegion {
     ///
     /// Blocks for the guest's consent, and for as long as readers hold the block;
     /// with `drain_deadline` it fails when they are not gone by then. On an error
-    /// the block is plugged as before, though a guest that has given it back
-    /// already is offered it anew.
+    /// the block is plugged as before. A guest that was asked is told to keep it:
+    /// it is offered the block anew as soon as it has given it back.
     pub fn unplug(
         &self,
         block: u32,
         consent: Consent<'_>,
         drain_deadline: Option<Instant>,
     ) -> Result<UnplugReport, HotplugError> {
-        self.check(block)?;
         let start = Instant::now();
-        let Plugged { slot, kind } = self.take(block)?;
+        let mut taken = Taken::new(self, block)?;
+        let volatile = taken.kind() == BlockKind::Volatile;
         if let Consent::Asked {
             deadline,
             cancelled,
@@ -60,20 +59,17 @@ impl HotplugRegion {
         {
             self.controller.ask_back(block);
             if let Err(error) = self.controller.wait_released(block, deadline, cancelled) {
-                // It stays in use, and stays asked back: the guest may still
-                // release it, and a later unplug then finds that done.
-                self.put_back(block, Plugged { slot, kind });
+                self.controller.withdraw(block, volatile);
                 return Err(error.into());
             }
         }
         let consented = start.elapsed();
-        let (published, kvm) = match self.take_out(block, slot, drain_deadline) {
+        let (published, kvm) = match self.take_out(&mut taken, drain_deadline) {
             Ok(done) => done,
-            Err((slot, error)) => {
+            Err(error) => {
                 if let Consent::Asked { .. } = consent {
-                    self.controller.offer(block, kind == BlockKind::Volatile);
+                    self.controller.withdraw(block, volatile);
                 }
-                self.put_back(block, Plugged { slot, kind });
                 return Err(error);
             }
         };
@@ -84,7 +80,7 @@ impl HotplugRegion {
         if let Consent::Surprise = consent {
             self.controller.gone(block);
         }
-        self.states().remove(&block);
+        drop(taken);
         let DrainReport { waited, .. } = published.drain;
         Ok(UnplugReport {
             total,
@@ -97,50 +93,44 @@ impl HotplugRegion {
         })
     }
 
-    /// The section: drain, memslot out, publish. On an error nothing has changed
-    /// and the slot comes back.
-    fn take_out(
-        &self,
-        block: u32,
-        slot: MemSlot,
-        deadline: Option<Instant>,
-    ) -> Result<(Published<Backing>, Duration), (MemSlot, HotplugError)> {
-        let drained = || {
-            let mm = self.space.mm();
-            let mut section = match deadline {
-                Some(deadline) => mm.mmap_write_lock_until(deadline)?,
-                None => mm.mmap_write_lock()?,
-            };
-            section.unmap(self.block_range(block))?;
-            match deadline {
-                Some(deadline) => section.lock_until(deadline),
-                None => section.lock(),
-            }
-        };
-        let drained = match drained() {
-            Ok(drained) => drained,
-            Err(error) => return Err((slot, error.into())),
-        };
-        let before_kvm = Instant::now();
-        slot.remove()
-            .map_err(|(slot, error): (_, SlotError)| (slot, error.into()))?;
-        let kvm = before_kvm.elapsed();
-        Ok((drained.publish(), kvm))
-    }
-
-    fn take(&self, block: u32) -> Result<Plugged, HotplugError> {
-        let mut states = self.states();
-        let not_plugged = HotplugError::NotPlugged { block };
-        let state = states.get_mut(&block).ok_or(not_plugged)?;
-        match std::mem::replace(state, State::Busy) {
-            State::Plugged(plugged) => Ok(plugged),
-            // Some other thread is at it, and will end it.
-            State::Busy => Err(HotplugError::NotPlugged { block }),
+    /// Asks the guest for a block, if it is plugged and nobody is at it.
+    pub(super) fn ask_back(&self, block: u32) {
+        if let Ok(taken) = Taken::new(self, block) {
+            self.controller.ask_back(block);
+            drop(taken);
         }
     }
 
-    fn put_back(&self, block: u32, plugged: Plugged) {
-        self.states().insert(block, State::Plugged(plugged));
+    /// Lets the guest keep a block that it was asked for, if that is still plugged
+    /// and nobody is at it.
+    pub(super) fn withdraw(&self, block: u32) {
+        if let Ok(taken) = Taken::new(self, block) {
+            let volatile = taken.kind() == BlockKind::Volatile;
+            self.controller.withdraw(block, volatile);
+            drop(taken);
+        }
+    }
+
+    /// The section: drain, memslot out, publish. On an error nothing has changed.
+    fn take_out(
+        &self,
+        taken: &mut Taken<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(Published<Backing>, Duration), HotplugError> {
+        let mm = self.space.mm();
+        let mut section = match deadline {
+            Some(deadline) => mm.mmap_write_lock_until(deadline)?,
+            None => mm.mmap_write_lock()?,
+        };
+        section.unmap(self.block_range(taken.block()))?;
+        let drained = match deadline {
+            Some(deadline) => section.lock_until(deadline)?,
+            None => section.lock()?,
+        };
+        let before_kvm = Instant::now();
+        taken.remove_slot()?;
+        let kvm = before_kvm.elapsed();
+        Ok((drained.publish(), kvm))
     }
 }
 
@@ -148,8 +138,14 @@ impl HotplugRegion {
 fn give_back(removed: impl Iterator<Item = Backing>) -> Option<io::Error> {
     let mut error = None;
     for backing in removed {
-        let (Backing::Ram(memory) | Backing::Rom(memory)) = backing else {
-            continue;
+        let memory = match backing {
+            Backing::Ram(memory) | Backing::Rom(memory) => memory,
+            Backing::Lazy(LazyRam { memory, slot }) => {
+                // Out of KVM; it has a reference of its own.
+                drop(slot);
+                memory
+            }
+            Backing::Mmio(_) => continue,
         };
         // The map and the memslot had a reference each; who took another out of a
         // guard has broken the rules, and the host gets the memory when it goes.

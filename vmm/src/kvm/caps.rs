@@ -10,6 +10,8 @@
 //! [`Kvm::open`]: super::Kvm::open
 use kvm_bindings as kvm;
 
+use super::guest_memfd::{self, KVM_CAP_GUEST_MEMFD_FLAGS};
+
 /// Whether Gracefault runs without a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -157,6 +159,15 @@ pub static CAPABILITIES: &[Capability] = &[
         fix: "run Linux 5.14 or later",
     },
     Capability {
+        name: "DISABLE_QUIRKS2",
+        number: kvm::KVM_CAP_DISABLE_QUIRKS2,
+        bits: kvm::KVM_X86_QUIRK_SLOT_ZAP_ALL as i32,
+        need: Need::Optional,
+        purpose: "unplugging a block without disturbing the guest's other memory (SLOT_ZAP_ALL off)",
+        without: "each unplug drops all second-level mappings, and the guest faults its way back",
+        fix: "run Linux 6.12 or later",
+    },
+    Capability {
         name: "MEMORY_FAULT_INFO",
         number: kvm::KVM_CAP_MEMORY_FAULT_INFO,
         bits: 0,
@@ -164,6 +175,15 @@ pub static CAPABILITIES: &[Capability] = &[
         purpose: "the address, when guest memory cannot be reached",
         without: "an error about a hole behind a memslot names rip but no address",
         fix: "run Linux 6.8 or later",
+    },
+    Capability {
+        name: "GUEST_MEMFD_FLAGS",
+        number: KVM_CAP_GUEST_MEMFD_FLAGS,
+        bits: guest_memfd::FLAGS as i32,
+        need: Need::Optional,
+        purpose: "guest memory in a file of KVM's own (backing=guest-memfd)",
+        without: "backing=guest-memfd is refused; backing=memfd does the same for guests that are not confidential",
+        fix: "run Linux 6.18 or later",
     },
 ];
 

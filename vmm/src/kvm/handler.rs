@@ -16,12 +16,13 @@ pub trait Handler: Send {
     /// Answers an exit; `Break` ends the vCPU.
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output>;
 
-    /// Judges an error. `Ok`: the cause has been removed, run again. By default
-    /// every error ends the vCPU.
+    /// Judges an error, with the registers as they were. `Ok`: the cause has been
+    /// removed, run again. By default every error ends the vCPU.
     ///
     /// # Errors
     /// The error that the vCPU is to end with.
-    fn error(&mut self, error: VcpuError) -> Result<(), VcpuError> {
+    fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
+        let _ = regs;
         Err(error)
     }
 }
@@ -86,7 +87,7 @@ pub(super) fn run<H: Handler>(
                 }
             }
             Err(error) => {
-                if let Err(error) = handler.error(error) {
+                if let Err(error) = handler.error(error, vcpu.last_registers()) {
                     return End::Failed(error);
                 }
             }

@@ -27,6 +27,8 @@ use std::sync::{Mutex, PoisonError};
 use libc::{c_int, c_void, siginfo_t};
 use vmm_sys_util::signal::{SIGRTMIN, create_sigset, register_signal_handler};
 
+use crate::memory::faults::{self, Step};
+
 thread_local! {
     /// The byte of the vCPU that runs on this thread. Initialised at compile
     /// time and without a destructor, so that a signal handler may read it.
@@ -74,6 +76,7 @@ pub(super) fn install() -> Result<(), KickError> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let signal = signal();
+    faults::check(Step::CatchKick).map_err(|source| KickError::System { signal, source })?;
     // SAFETY: plain data, for which zeroes are valid.
     let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: only reads the disposition, into a place of the right type.
@@ -109,6 +112,7 @@ impl Unblocked {
     /// Unblocks.
     pub(super) fn new() -> Result<Self, KickError> {
         let signal = signal();
+        faults::check(Step::UnblockKick).map_err(|source| KickError::System { signal, source })?;
         let set = create_sigset(&[signal]).map_err(|e| KickError::System {
             signal,
             source: e.into(),

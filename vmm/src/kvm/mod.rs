@@ -35,8 +35,11 @@
 //! | [`caps`], [`open`] | what is asked of KVM, and the check of it |
 //! | [`host`] | what else the host can and cannot do |
 //! | [`vm`], [`slots`] | the VM, and memslots that own their memory |
+//! | [`guest_memfd`], [`quirks`] | memory in a file of KVM's own; what is told to KVM about old behaviour |
+//! | [`vm`], [`slots`], [`lazy_slot`] | the VM, memslots that own their memory, those that go in when missed |
 //! | [`boot`] | the state a vCPU starts in: long mode at CPL 3 |
 //! | [`vcpu`], [`exit`], [`fragment`], [`error`] | one `KVM_RUN`: what came back |
+//! | [`second_try`] | an instruction that KVM could not emulate, tried again |
 //! | [`stats`] | KVM's own counters |
 //! | [`handler`], [`thread`], [`group`], [`kick`] | vCPU threads, and getting them out of the guest |
 //!
@@ -45,22 +48,28 @@
 pub mod boot;
 pub mod caps;
 mod cpuid;
+mod dirty_log;
 pub mod error;
 pub mod exit;
 mod failure;
 pub mod fragment;
 pub mod group;
+pub mod guest_memfd;
 pub mod handler;
 pub mod host;
 mod host_probe;
 mod instruction;
 mod ioctls;
 pub mod kick;
+pub mod lazy_slot;
 pub mod open;
 mod open_error;
+pub mod quirks;
 mod run_page;
+pub mod second_try;
 mod slot_error;
 mod slot_ids;
+mod slot_region;
 pub mod slots;
 pub mod stats;
 pub mod thread;
@@ -71,9 +80,13 @@ pub use caps::{CAPABILITIES, Capability, Found, Need};
 pub use error::{InstructionBytes, VcpuError};
 pub use exit::Exit;
 pub use group::{VcpuGroup, Waited};
+pub use guest_memfd::GuestMemfdError;
 pub use handler::{End, Ended, Handler as VcpuHandler};
 pub use host::HostFacts;
+pub use lazy_slot::{BlockSlot, LazyMemSlot};
 pub use open::{Kvm, OpenError};
+pub use quirks::SlotZap;
+pub use second_try::{SecondTry, Supplied};
 pub use slots::{MemSlot, SlotAccess, SlotError};
 pub use stats::{Stats, StatsError};
 pub use thread::{ThreadError, VcpuThread};

@@ -6,7 +6,9 @@ use std::path::Path;
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 
 use super::caps::{CAPABILITIES, Capability, Found, Need};
+use super::ioctls::checked;
 pub use super::open_error::OpenError;
+use crate::memory::faults::{self, Step};
 
 /// An open KVM device whose required capabilities are all there.
 #[derive(Debug)]
@@ -36,8 +38,8 @@ impl Kvm {
         if let Some(capability) = missing {
             return Err(OpenError::MissingCapability { capability });
         }
-        let cpuid = fd
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        let cpuid = || fd.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = checked(Step::SupportedCpuid, cpuid)
             .map_err(|e| OpenError::Cpuid { source: e.into() })?;
         Ok(Self { fd, cpuid })
     }
@@ -100,10 +102,8 @@ impl Kvm {
 
 fn open_file(path: &Path) -> Result<File, OpenError> {
     // std opens with O_CLOEXEC.
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
+    faults::check(Step::OpenKvm)
+        .and_then(|()| OpenOptions::new().read(true).write(true).open(path))
         .map_err(|source| {
             let path = path.to_path_buf();
             match source.raw_os_error() {

@@ -53,6 +53,16 @@ pub enum SlotError {
         /// How many there are.
         limit: u32,
     },
+    /// There is no log of the pages written.
+    #[error(
+        "KVM has no log of the pages written in memslot {id} (KVM_GET_DIRTY_LOG): {source}; add the slot as SlotAccess::Logged"
+    )]
+    DirtyLog {
+        /// The slot's id.
+        id: u32,
+        /// The system's error.
+        source: io::Error,
+    },
     /// KVM refused, for another reason.
     #[error("KVM did not {what} memslot {id}, GPA {gpa:#x} to {:#x} (KVM_SET_USER_MEMORY_REGION): {source}", .gpa + .len)]
     Kvm {
@@ -68,4 +78,18 @@ pub enum SlotError {
         /// another process, of which this is a fork.
         source: io::Error,
     },
+}
+
+impl SlotError {
+    /// As a system error: the system's own, or the one that says the same.
+    pub(super) fn errno(&self) -> i32 {
+        match self {
+            Self::Kvm { source, .. } | Self::DirtyLog { source, .. } => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
+            Self::Overlap { .. } => libc::EEXIST,
+            Self::NoneLeft { .. } => libc::ENOSPC,
+            Self::Unaligned { .. } | Self::PastEnd { .. } | Self::TooLarge { .. } => libc::EINVAL,
+        }
+    }
 }

@@ -37,6 +37,11 @@ impl SlotIds {
         self.limit
     }
 
+    pub(super) fn taken(&self) -> u32 {
+        let free = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        free.above - free.below.len() as u32
+    }
+
     pub(super) fn take(&self) -> Result<u32, NoneLeft> {
         let mut free = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = free.below.pop_first() {
@@ -67,6 +72,7 @@ mod tests {
         assert!(matches!(ids.take(), Err(NoneLeft(3))));
         ids.give(1);
         ids.give(0);
+        assert_eq!(ids.taken(), 1);
         assert_eq!(ids.take().unwrap(), 0);
         assert_eq!(ids.take().unwrap(), 1);
         assert!(ids.take().is_err());

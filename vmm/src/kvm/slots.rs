@@ -13,17 +13,20 @@
 //!   slot of the VM. Whoever resolves such faults (userfaultfd) must not wait
 //!   for a removal.
 //! - Drop cannot report an error. Call [`MemSlot::remove`] where it matters;
-//!   a drop that fails logs, and leaks the memory and the id rather than
-//!   let the guest reach memory that is gone.
+//!   a drop that fails logs, and keeps the memory and the id for as long as
+//!   there is the VM, rather than let the guest reach memory that is gone.
 use std::fmt;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 
+use super::ioctls::checked;
 pub use super::slot_error::SlotError;
 use super::slot_ids::NoneLeft;
+use super::slot_region;
 use super::vm::{Vm, VmInner};
 use crate::memory::HostMemory;
+use crate::memory::faults::Step;
 
 const PAGE: u64 = 4096;
 /// KVM's own limit on one slot: 2^31 - 1 pages.
@@ -34,13 +37,17 @@ pub(super) const MAX_SLOT_BYTES: u64 = ((1 << 31) - 1) * PAGE;
 pub enum SlotAccess {
     /// Anything.
     ReadWrite,
+    /// Anything; which pages it writes is logged
+    /// ([`MemSlot::take_dirty_pages`]), which costs a fault at the first write to
+    /// each.
+    Logged,
     /// Read and execute; a write exits as MMIO (ROM).
     ReadOnly,
 }
 
 /// A memslot. Dropping it takes it out of the guest.
 pub struct MemSlot {
-    vm: Arc<VmInner>,
+    pub(super) vm: Arc<VmInner>,
     id: u32,
     gpa: u64,
     len: u64,
@@ -61,29 +68,33 @@ impl Vm {
         memory: Arc<dyn HostMemory>,
         access: SlotAccess,
     ) -> Result<MemSlot, SlotError> {
-        let len = memory.len();
-        let host = memory.host_addr() as u64;
+        let id = self.reserve_slot(gpa, &*memory)?;
+        self.add_slot_as(id, gpa, memory, access)
+            .inspect_err(|_| self.inner.ids.give(id))
+    }
+
+    /// Checks what can be checked without KVM, and takes an id for it.
+    pub(super) fn reserve_slot(&self, gpa: u64, memory: &dyn HostMemory) -> Result<u32, SlotError> {
+        let (len, host) = (memory.len(), memory.host_addr() as u64);
         check(gpa, len, host, self.inner.physical_bits)?;
-        let id = self
-            .inner
-            .ids
-            .take()
-            .map_err(|NoneLeft(limit)| SlotError::NoneLeft { limit })?;
-        let flags = match access {
-            SlotAccess::ReadWrite => 0,
-            SlotAccess::ReadOnly => KVM_MEM_READONLY,
-        };
-        let region = kvm_userspace_memory_region {
-            slot: id,
-            flags,
-            guest_phys_addr: gpa,
-            memory_size: len,
-            userspace_addr: host,
-        };
-        // SAFETY: the bytes are mapped and may be written by a guest for as
-        // long as `memory` lives (the implementor of HostMemory promised), and
-        // the MemSlot made below keeps it until KVM has let go of it.
-        match unsafe { self.inner.fd.set_user_memory_region(region) } {
+        let none_left = |NoneLeft(limit)| SlotError::NoneLeft { limit };
+        self.inner.ids.take().map_err(none_left)
+    }
+
+    /// Adds what has been checked, under an id that the caller has taken and that
+    /// is its own again on an error.
+    pub(super) fn add_slot_as(
+        &self,
+        id: u32,
+        gpa: u64,
+        memory: Arc<dyn HostMemory>,
+        access: SlotAccess,
+    ) -> Result<MemSlot, SlotError> {
+        let len = memory.len();
+        // SAFETY: the MemSlot made below keeps the memory until KVM has let go
+        // of it.
+        let add = || unsafe { slot_region::add(&self.inner.fd, id, gpa, &*memory, access) };
+        match checked(Step::AddSlot, add) {
             Ok(()) => Ok(MemSlot {
                 vm: self.inner.clone(),
                 id,
@@ -92,19 +103,16 @@ impl Vm {
                 access,
                 memory: Some(memory),
             }),
-            Err(e) => {
-                self.inner.ids.give(id);
-                Err(match e.errno() {
-                    libc::EEXIST => SlotError::Overlap { gpa, len },
-                    _ => SlotError::Kvm {
-                        what: "add",
-                        id,
-                        gpa,
-                        len,
-                        source: e.into(),
-                    },
-                })
-            }
+            Err(e) => Err(match e.errno() {
+                libc::EEXIST => SlotError::Overlap { gpa, len },
+                _ => SlotError::Kvm {
+                    what: "add",
+                    id,
+                    gpa,
+                    len,
+                    source: e.into(),
+                },
+            }),
         }
     }
 }
@@ -152,13 +160,29 @@ impl MemSlot {
         }
     }
 
+    /// As [`MemSlot::remove`], but the id stays the caller's.
+    pub(super) fn remove_keeping_id(mut self) -> Result<(), (Self, SlotError)> {
+        match self.forget() {
+            Ok(()) => Ok(()),
+            Err(e) => Err((self, e)),
+        }
+    }
+
     fn take_out(&mut self) -> Result<(), SlotError> {
+        self.forget()?;
+        self.vm.ids.give(self.id);
+        Ok(())
+    }
+
+    /// Has KVM forget it, and lets go of the memory.
+    fn forget(&mut self) -> Result<(), SlotError> {
         let region = kvm_userspace_memory_region {
             slot: self.id,
             ..Default::default()
         };
         // SAFETY: a size of 0 removes the slot; KVM reads no host memory.
-        unsafe { self.vm.fd.set_user_memory_region(region) }.map_err(|e| SlotError::Kvm {
+        let remove = || unsafe { self.vm.fd.set_user_memory_region(region) };
+        checked(Step::RemoveSlot, remove).map_err(|e| SlotError::Kvm {
             what: "remove",
             id: self.id,
             gpa: self.gpa,
@@ -166,7 +190,6 @@ impl MemSlot {
             source: e.into(),
         })?;
         self.memory = None;
-        self.vm.ids.give(self.id);
         Ok(())
     }
 }
@@ -177,8 +200,12 @@ impl Drop for MemSlot {
             return;
         }
         if let Err(e) = self.take_out() {
-            log::error!("{e}; its memory is leaked, since the guest still reaches it");
-            std::mem::forget(self.memory.take());
+            log::error!(
+                "{e}; its memory is kept as long as the VM, since the guest still reaches it"
+            );
+            if let Some(memory) = self.memory.take() {
+                self.vm.keep(memory);
+            }
         }
     }
 }

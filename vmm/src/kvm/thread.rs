@@ -24,6 +24,7 @@ use super::group::Ticket;
 use super::handler::{Closure, End, Ended, Handler, panic_message, run};
 use super::kick::{self, KickError};
 use super::vcpu::{Registers, Vcpu};
+use crate::memory::faults::{self, Step};
 use crate::memory::sigbus;
 
 /// Why a vCPU's thread could not start.
@@ -116,9 +117,9 @@ impl<B: Send + 'static> VcpuThread<B> {
             Ended { id, rip, end, vcpu }
         };
         let _unblocked = kick::Unblocked::new()?;
-        let thread = thread::Builder::new()
-            .name(format!("vcpu {id}"))
-            .spawn(body)
+        let builder = thread::Builder::new().name(format!("vcpu {id}"));
+        let thread = faults::check(Step::StartVcpu)
+            .and_then(|()| builder.spawn(body))
             .map_err(|source| ThreadError::Spawn { vcpu: id, source })?;
         Ok(Self {
             id,

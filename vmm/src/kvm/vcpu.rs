@@ -23,10 +23,11 @@ use super::error::VcpuError;
 use super::exit::{self, Exit};
 use super::failure;
 use super::fragment::Fragments;
-use super::ioctls::KVM_RUN;
+use super::ioctls::{KVM_RUN, checked};
 use super::run_page::RunPage;
 use super::stats::{Stats, StatsError};
 use super::vm::{Vm, VmInner};
+use crate::memory::faults::{self, Step};
 use crate::memory::sigbus;
 
 /// The general registers, `rip` and `rflags`.
@@ -55,25 +56,24 @@ impl Vm {
         if id >= self.inner.max_vcpu_id {
             return Err(self.limit(id));
         }
-        let fd = self
-            .inner
-            .fd
-            .create_vcpu(id.into())
-            .map_err(|e| match e.errno() {
-                libc::EEXIST => VcpuError::Exists { vcpu: id },
-                libc::EINVAL => self.limit(id),
-                libc::EMFILE | libc::ENFILE => VcpuError::Files { vcpu: id },
-                _ => ioctl_failed(id, "KVM_CREATE_VCPU", e),
-            })?;
-        let page =
-            RunPage::map(&fd, self.inner.fd.run_size()).map_err(|source| VcpuError::Ioctl {
+        let create = || self.inner.fd.create_vcpu(id.into());
+        let fd = checked(Step::CreateVcpu, create).map_err(|e| match e.errno() {
+            libc::EEXIST => VcpuError::Exists { vcpu: id },
+            libc::EINVAL => self.limit(id),
+            libc::EMFILE | libc::ENFILE => VcpuError::Files { vcpu: id },
+            _ => ioctl_failed(id, "KVM_CREATE_VCPU", e),
+        })?;
+        let page = faults::check(Step::MapRunPage)
+            .and_then(|()| RunPage::map(&fd, self.inner.fd.run_size()))
+            .map_err(|source| VcpuError::Ioctl {
                 vcpu: id,
                 what: "mapping kvm_run",
                 source,
             })?;
         // SAFETY: mapped, and KVM does not run.
         unsafe { (*page.as_ptr()).kvm_valid_regs = KVM_SYNC_X86_REGS.into() };
-        fd.set_cpuid2(&with_apic_id(&self.inner.cpuid, id))
+        let cpuid = with_apic_id(&self.inner.cpuid, id);
+        checked(Step::SetCpuid, || fd.set_cpuid2(&cpuid))
             .map_err(|e| ioctl_failed(id, "KVM_SET_CPUID2", e))?;
         Ok(Vcpu {
             page,
@@ -168,14 +168,18 @@ impl Vcpu {
     }
 
     fn poisoned(&self, host: usize) -> VcpuError {
-        // SAFETY: KVM_RUN has just returned, on the page that `self` keeps.
-        let rip = unsafe { exit::registers(&self.page) }.rip;
         VcpuError::HardwarePoison {
             vcpu: self.id,
-            rip,
+            rip: self.last_registers().rip,
             gpa: None,
             host: Some(host),
         }
+    }
+
+    /// The registers at the last return.
+    pub(super) fn last_registers(&self) -> &Registers {
+        // SAFETY: KVM runs only while `self` is borrowed mutably.
+        unsafe { exit::registers(&self.page) }
     }
 
     /// The byte that makes the next [`Vcpu::run`] return [`Exit::Interrupted`].
@@ -208,8 +212,7 @@ impl Vcpu {
     /// # Errors
     /// [`VcpuError::Ioctl`].
     pub fn set_regs(&mut self, regs: &Registers) -> Result<(), VcpuError> {
-        self.fd
-            .set_regs(regs)
+        checked(Step::SetRegisters, || self.fd.set_regs(regs))
             .map_err(|e| ioctl_failed(self.id, "KVM_SET_REGS", e))
     }
 
@@ -218,8 +221,7 @@ impl Vcpu {
     /// # Errors
     /// [`VcpuError::Ioctl`].
     pub fn sregs(&self) -> Result<kvm_sregs, VcpuError> {
-        self.fd
-            .get_sregs()
+        checked(Step::GetSystemRegisters, || self.fd.get_sregs())
             .map_err(|e| ioctl_failed(self.id, "KVM_GET_SREGS", e))
     }
 
@@ -229,8 +231,7 @@ impl Vcpu {
     /// [`VcpuError::Ioctl`]; "Invalid argument" means a combination that no
     /// processor has.
     pub fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<(), VcpuError> {
-        self.fd
-            .set_sregs(sregs)
+        checked(Step::SetSystemRegisters, || self.fd.set_sregs(sregs))
             .map_err(|e| ioctl_failed(self.id, "KVM_SET_SREGS", e))
     }
 
@@ -239,8 +240,7 @@ impl Vcpu {
     /// # Errors
     /// [`VcpuError::Ioctl`].
     pub fn tsc_khz(&self) -> Result<u32, VcpuError> {
-        self.fd
-            .get_tsc_khz()
+        checked(Step::TscRate, || self.fd.get_tsc_khz())
             .map_err(|e| ioctl_failed(self.id, "KVM_GET_TSC_KHZ", e))
     }
 

@@ -3,14 +3,19 @@
 //! A [`Vm`] is a handle; clones name the same machine. Memslots and vCPUs hold
 //! one too, so the kernel's VM lives as long as anything of it does, whatever
 //! is dropped first.
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MAX_VCPU_ID, kvm_enable_cap};
 use kvm_ioctls::VmFd;
 
+use super::ioctls::checked;
 use super::open::Kvm;
+use super::quirks::{self, SlotZap};
 use super::slot_ids::SlotIds;
+use crate::memory::HostMemory;
+use crate::memory::faults::Step;
 
 /// Three pages below 4 GiB that KVM takes on Intel processors without
 /// unrestricted guest mode. No region may lie there: they are where the
@@ -51,7 +56,6 @@ pub struct Vm {
 }
 
 /// What clones, memslots and vCPUs share.
-#[derive(Debug)]
 pub(super) struct VmInner {
     pub(super) fd: VmFd,
     pub(super) ids: SlotIds,
@@ -60,6 +64,27 @@ pub(super) struct VmInner {
     pub(super) max_vcpus: u32,
     pub(super) cpuid: CpuId,
     pub(super) emulation_exits: bool,
+    zap: SlotZap,
+    /// What KVM has not let go of. Goes after the descriptor, and so after the
+    /// vCPUs, each of which has this.
+    kept: Mutex<Vec<Arc<dyn HostMemory>>>,
+}
+
+impl VmInner {
+    /// Keeps memory for as long as there is a vCPU or the VM.
+    pub(super) fn keep(&self, memory: Arc<dyn HostMemory>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(memory);
+    }
+}
+
+impl fmt::Debug for VmInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmInner")
+            .field("fd", &self.fd)
+            .field("slots", &self.ids)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Vm {
@@ -68,8 +93,16 @@ impl Vm {
     /// # Errors
     /// See [`VmError`].
     pub fn new(kvm: &Kvm) -> Result<Self, VmError> {
+        Self::new_with(kvm, SlotZap::default())
+    }
+
+    /// Creates one that loses what `zap` says when a memslot goes.
+    ///
+    /// # Errors
+    /// See [`VmError`].
+    pub fn new_with(kvm: &Kvm, zap: SlotZap) -> Result<Self, VmError> {
         let fd = loop {
-            match kvm.fd.create_vm() {
+            match checked(Step::CreateVm, || kvm.fd.create_vm()) {
                 Ok(fd) => break fd,
                 // A signal came while KVM registered with the memory manager.
                 Err(e) if e.errno() == libc::EINTR => {}
@@ -77,11 +110,14 @@ impl Vm {
                 Err(e) => return Err(VmError::Create { source: e.into() }),
             }
         };
-        fd.set_tss_address(TSS_GPA as usize)
-            .map_err(|e| VmError::Setup {
-                what: "KVM_SET_TSS_ADDR",
+        let setup = |what| {
+            move |e: kvm_ioctls::Error| VmError::Setup {
+                what,
                 source: e.into(),
-            })?;
+            }
+        };
+        checked(Step::SetTss, || fd.set_tss_address(TSS_GPA as usize))
+            .map_err(setup("KVM_SET_TSS_ADDR"))?;
         let emulation_exits = kvm
             .fd
             .check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into())
@@ -92,11 +128,13 @@ impl Vm {
                 args: [1, 0, 0, 0],
                 ..Default::default()
             };
-            fd.enable_cap(&cap).map_err(|e| VmError::Setup {
-                what: "KVM_CAP_EXIT_ON_EMULATION_FAILURE",
-                source: e.into(),
-            })?;
+            checked(Step::EnableEmulationExits, || fd.enable_cap(&cap))
+                .map_err(setup("KVM_CAP_EXIT_ON_EMULATION_FAILURE"))?;
         }
+        let zap = quirks::apply(&fd, zap).map_err(|e| VmError::Setup {
+            what: "KVM_CAP_DISABLE_QUIRKS2",
+            source: e.into(),
+        })?;
         let max_vcpu_id = match kvm.fd.check_extension_raw(KVM_CAP_MAX_VCPU_ID.into()) {
             n if n > 0 => n as u32,
             _ => kvm.max_vcpus(),
@@ -109,6 +147,8 @@ impl Vm {
             max_vcpus: kvm.max_vcpus(),
             cpuid: kvm.cpuid.clone(),
             emulation_exits,
+            zap,
+            kept: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -121,9 +161,19 @@ impl Vm {
         self.inner.physical_bits
     }
 
+    /// Memslots that are in use.
+    pub fn slots(&self) -> u32 {
+        self.inner.ids.taken()
+    }
+
     /// The most memslots at a time.
     pub fn max_slots(&self) -> u32 {
         self.inner.ids.limit()
+    }
+
+    /// What the guest loses when a memslot goes.
+    pub fn slot_zap(&self) -> SlotZap {
+        self.inner.zap
     }
 
     /// Whether an instruction that KVM cannot emulate always ends in

@@ -3,18 +3,20 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use gracefault_guest::abi;
+use gracefault_guest::abi::{self, device};
 
 use super::config::HostLimits;
 use super::exit_path::Shared;
 use super::guest_pages::{GuestPages, Task};
 use super::layout::Layout;
 use super::{MachineConfig, MachineError, image};
-use crate::devices::{Console, ExitDevice, HotplugController, SerialConsole, TestDevice};
+use crate::devices::{
+    Console, DmaDevice, ExitDevice, HotplugController, SerialConsole, TestDevice,
+};
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
-use crate::memory::{Device, GuestSpace, Mapping};
+use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
 
 /// A machine that has not run yet. Dropping it gives everything back.
@@ -24,6 +26,7 @@ pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) shared: Arc<Shared>,
     pub(super) test_device: Arc<TestDevice>,
+    pub(super) dma: Arc<DmaDevice>,
     pub(super) region: Arc<HotplugRegion>,
     pub(super) pages: GuestPages,
     pub(super) serial: Arc<SerialConsole>,
@@ -58,10 +61,13 @@ impl Machine {
         let kvm_counts = kvm.capabilities().iter().any(is_there);
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
+        // Before boot RAM is touched: a file can be cut short at any time.
+        sigbus::install().map_err(MachineError::Sigbus)?;
         let vm = Arc::new(Vm::new(&kvm)?);
+        let ram = Arc::new(ram_source(&vm, &config)?);
 
         let memory = Arc::new(GuestSpace::physical(physical_range(host.physical_bits)));
-        let (low, slots) = boot_ram(&vm, &memory, &layout)?;
+        let (low, slots) = boot_ram(&vm, &memory, &layout, &ram)?;
         let image = image::load(&config, &layout, &low)?;
         write_tables(&low, &layout, vm.physical_bits())?;
 
@@ -69,10 +75,12 @@ impl Machine {
         let exit_device = Arc::new(ExitDevice::new(vcpu_count));
         let test_device = Arc::new(TestDevice::new(vcpu_count));
         let controller = Arc::new(HotplugController::new(vcpu_count));
-        let devices: [(u64, u64, Arc<dyn Device>); 3] = [
+        let dma = Arc::new(DmaDevice::new(Arc::downgrade(&memory)));
+        let devices: [(u64, u64, Arc<dyn Device>); device::COUNT] = [
             (abi::TEST_GPA, test_device.len(), test_device.clone()),
             (abi::EXIT_GPA, exit_device.len(), exit_device.clone()),
             (abi::HOTPLUG_GPA, controller.len(), controller.clone()),
+            (abi::DMA_GPA, DmaDevice::LEN, dma.clone()),
         ];
         for (gpa, len, device) in devices {
             memory.map_device(range(gpa, len), device)?;
@@ -91,16 +99,17 @@ impl Machine {
             block_size: config.memory.block,
             image_end: image.end,
         };
-        pages.write_task(&task, &layout);
+        pages.write_task(&task, &layout)?;
         let blocks = config.memory.hotplug_size / config.memory.block;
-        let region = Arc::new(HotplugRegion::new(
+        let region = HotplugRegion::new(
             vm,
             memory.clone(),
             controller.clone(),
             layout.hotplug.start,
             config.memory.block,
             u32::try_from(blocks).expect("checked against the number of memslots"),
-        ));
+        );
+        let region = Arc::new(region.with_ram(ram).lazy(config.memory.lazy));
         let shared = Shared {
             vcpus: vcpu_count,
             memory,
@@ -115,6 +124,7 @@ impl Machine {
             vcpus,
             shared,
             test_device,
+            dma,
             region,
             pages,
             serial,
@@ -122,6 +132,15 @@ impl Machine {
             kvm_counts,
             _slots: slots,
         })
+    }
+}
+
+impl Machine {
+    /// The region that blocks are plugged into. It may be used, also by a
+    /// [`Resizer`](crate::hotplug::Resizer), while the machine runs; best without
+    /// the run's own churn.
+    pub fn hotplug(&self) -> &Arc<HotplugRegion> {
+        &self.region
     }
 }
 
@@ -133,13 +152,30 @@ fn range(start: u64, len: u64) -> AddrRange {
     AddrRange::new(start, len).expect("the layout has no empty range")
 }
 
+/// Where boot RAM and the blocks come from; refused if the host has not got it.
+fn ram_source(vm: &Vm, config: &MachineConfig) -> Result<RamSource, MachineError> {
+    let (options, memory) = (config.ram.clone(), config.memory);
+    let sizes = RamSizes {
+        boot: memory.size,
+        hotplug: memory.hotplug_size,
+        block: memory.block,
+    };
+    if options.backend == Backend::GuestMemfd {
+        let make = |len| Ok(vm.create_guest_memfd(len)?);
+        return RamSource::of_guest_memfd(options, sizes, make);
+    }
+    Ok(RamSource::open(options, sizes)?)
+}
+
 /// Boot RAM: a memslot and a VMA each, for what lies below the devices and above.
 /// Returns the lower memory, which holds all that the VMM shares with the guest.
 fn boot_ram(
     vm: &Vm,
     memory: &GuestSpace,
     layout: &Layout,
+    source: &RamSource,
 ) -> Result<(Arc<Mapping>, Vec<MemSlot>), MachineError> {
+    let mut offset = 0;
     let mut rams = Vec::new();
     let mut slots = Vec::new();
     for part in [&layout.low, &layout.high]
@@ -148,7 +184,8 @@ fn boot_ram(
     {
         let len = part.end - part.start;
         let no_memory = |source| MachineError::NoMemory { len, source };
-        let ram = Arc::new(Mapping::anonymous(len).map_err(no_memory)?);
+        let ram = Arc::new(source.map_boot(offset, len).map_err(no_memory)?);
+        offset += len;
         slots.push(vm.add_slot(part.start, ram.clone(), SlotAccess::ReadWrite)?);
         memory.map_ram(range(part.start, len), ram.clone())?;
         rams.push(ram);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gracefault_guest::abi::{self, Workload};
 use serde::Serialize;
 
-use crate::memory::PAGE;
+use crate::memory::{PAGE, RamOptions};
 
 /// What to run, and on what. Checked by [`check`](Self::check), which names what
 /// to change.
@@ -18,6 +18,8 @@ pub struct MachineConfig {
     pub vcpus: u32,
     /// The guest's memory.
     pub memory: MemoryConfig,
+    /// Where it comes from.
+    pub ram: RamOptions,
     /// A guest of the user's; `None` for the built-in one.
     pub kernel: Option<PathBuf>,
     /// What the guest is to do.
@@ -44,6 +46,8 @@ pub struct MemoryConfig {
     pub hotplug_size: u64,
     /// Bytes in a block.
     pub block: u64,
+    /// Whether a block's memslot is put in only when the guest first misses it.
+    pub lazy: bool,
 }
 
 /// What a test falsifies, to see that the run notices.
@@ -184,6 +188,7 @@ impl MemoryConfig {
             size,
             hotplug_size,
             block,
+            lazy: _,
         } = *self;
         if size == 0 || !size.is_multiple_of(PAGE) {
             return Err(ConfigError::NotPages {
@@ -242,6 +247,7 @@ impl Default for MachineConfig {
             kvm_device: PathBuf::from("/dev/kvm"),
             vcpus: 2,
             memory: MemoryConfig::default(),
+            ram: RamOptions::default(),
             kernel: None,
             workload: Workload::Hotplug,
             duration: Duration::from_secs(5),
@@ -254,12 +260,13 @@ impl Default for MachineConfig {
 }
 
 impl Default for MemoryConfig {
-    /// 64 MiB, and 64 blocks of 2 MiB to plug.
+    /// 64 MiB, and 64 blocks of 2 MiB to plug, each with its memslot.
     fn default() -> Self {
         Self {
             size: 64 << 20,
             hotplug_size: 128 << 20,
             block: 2 << 20,
+            lazy: false,
         }
     }
 }
@@ -280,6 +287,7 @@ mod tests {
             size,
             hotplug_size,
             block,
+            ..Default::default()
         }
         .check(&HOST)
     }

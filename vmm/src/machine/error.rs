@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::ConfigError;
 use super::elf::ElfError;
 use crate::kvm::boot::BootError;
-use crate::kvm::{OpenError, SlotError, ThreadError, VcpuError, VmError};
+use crate::kvm::{GuestMemfdError, OpenError, SlotError, ThreadError, VcpuError, VmError};
+use crate::memory::RamError;
+use crate::memory::sigbus::Fault;
 use crate::mm::WriteError;
 
 /// Why a machine could not be made or run. Nothing is left of it.
@@ -25,6 +27,15 @@ pub enum MachineError {
     /// KVM made no vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// The host has no RAM as asked for.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// KVM made no file for RAM.
+    #[error(transparent)]
+    GuestMemfd(#[from] GuestMemfdError),
+    /// The host gave boot RAM and then had no page for it.
+    #[error("boot RAM: {0}")]
+    Fault(#[from] Fault),
     /// KVM took no memory.
     #[error(transparent)]
     Slot(#[from] SlotError),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use gracefault_guest::abi::{self, device};
 
 use crate::devices::{ExitDevice, Fate, HotplugController};
-use crate::kvm::{Exit, Registers, VcpuHandler};
+use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
 use crate::memory::{Access, AccessError, GuestSpace};
 use crate::mm::{KillFlag, LookupError};
 use crate::trace::{ExitKind, VcpuTrace};
@@ -35,6 +35,21 @@ pub(super) enum Ending {
     Halted,
     /// An access could not be carried out.
     Access(AccessError),
+    /// The machine is being stopped, and an access was called back from its wait for
+    /// a writer. It has no answer, so the guest must not go on.
+    CalledBack,
+}
+
+impl From<AccessError> for Ending {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Lookup {
+                error: LookupError::Killed,
+                ..
+            } => Self::CalledBack,
+            error => Self::Access(error),
+        }
+    }
 }
 
 /// What a vCPU's thread has to show at its end.
@@ -52,6 +67,7 @@ pub(super) struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
     ended: Ended,
+    second_try: SecondTry,
     /// Where the figures go when the vCPU has ended, however it did.
     hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
     /// A test's: forget the next exit.
@@ -74,6 +90,7 @@ impl ExitPath {
             vcpu,
             shared,
             ended,
+            second_try: SecondTry::default(),
             hand_in,
             forget_one,
         }
@@ -100,14 +117,7 @@ impl ExitPath {
         } += 1;
         let access = match result {
             Ok(access) => access,
-            // The machine is being stopped: the thread sees that next.
-            Err(AccessError::Lookup {
-                error: LookupError::Killed,
-                ..
-            }) => {
-                return ControlFlow::Continue(());
-            }
-            Err(error) => return ControlFlow::Break(Ending::Access(error)),
+            Err(error) => return ControlFlow::Break(error.into()),
         };
         if !fragment && let Some(index) = access.vma.and_then(device_index) {
             self.ended.accesses[index] += 1;
@@ -140,13 +150,7 @@ impl ExitPath {
             };
             last = match result {
                 Ok(access) => access,
-                Err(AccessError::Lookup {
-                    error: LookupError::Killed,
-                    ..
-                }) => {
-                    return ControlFlow::Continue(());
-                }
-                Err(error) => return ControlFlow::Break(Ending::Access(error)),
+                Err(error) => return ControlFlow::Break(error.into()),
             };
             let sends = kind == ExitKind::PioOut && port == u64::from(abi::SERIAL_PORT);
             self.ended.serial += u64::from(sends);
@@ -169,6 +173,7 @@ fn device_index(start: u64) -> Option<usize> {
         abi::TEST_GPA => Some(device::TEST),
         abi::EXIT_GPA => Some(device::EXIT),
         abi::HOTPLUG_GPA => Some(device::HOTPLUG),
+        abi::DMA_GPA => Some(device::DMA),
         _ => None,
     }
 }
@@ -218,6 +223,37 @@ impl VcpuHandler for ExitPath {
             }
         }
     }
+
+    fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
+        let Self {
+            shared,
+            second_try,
+            ended,
+            ..
+        } = self;
+        second_try.judge(error, regs, || {
+            let populated = match shared.memory.put_in_missing(Some(&shared.kill)) {
+                Ok(populated) => populated,
+                // Nothing has been answered yet, and the thread sees next that it is
+                // to stop.
+                Err(error) if Ending::from(error) == Ending::CalledBack => {
+                    return Supplied {
+                        possible: true,
+                        done: true,
+                    };
+                }
+                Err(error) => {
+                    log::error!("putting in the missing memslots: {error}");
+                    return Supplied::default();
+                }
+            };
+            ended.trace.lazy_slots += populated.slots as u64;
+            Supplied {
+                possible: populated.vmas > 0,
+                done: populated.slots > 0,
+            }
+        })
+    }
 }
 
 impl Drop for ExitPath {
@@ -225,7 +261,7 @@ impl Drop for ExitPath {
     fn drop(&mut self) {
         let empty = Ended {
             trace: VcpuTrace::default(),
-            accesses: [0; 3],
+            accesses: [0; device::COUNT],
             serial: 0,
         };
         let ended = std::mem::replace(&mut self.ended, empty);
@@ -233,5 +269,26 @@ impl Drop for ExitPath {
         self.shared.controller.leave(self.vcpu);
         // Nobody takes them only if the machine is being dropped unread.
         let _ = self.hand_in.send((self.vcpu, ended));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything else that fails says why.
+    #[test]
+    fn only_a_lookup_that_was_called_back_is_none_of_the_guests_doing() {
+        let lookup = |error| AccessError::Lookup { addr: 1, error };
+        assert_eq!(
+            Ending::from(lookup(LookupError::Killed)),
+            Ending::CalledBack
+        );
+        for error in [
+            lookup(LookupError::TimedOut),
+            AccessError::PastEnd { addr: 1, len: 8 },
+        ] {
+            assert_eq!(Ending::from(error), Ending::Access(error));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gracefault_guest::abi::{self, Mismatch, Params, Report, device};
 
 use super::layout::Layout;
-use crate::memory::{Mapping, PAGE};
+use crate::memory::{Mapping, PAGE, sigbus};
 
 /// What the parameter page is to say.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +46,10 @@ impl GuestPages {
         }
     }
 
-    /// Fills in the parameter page and the reports' numbers. The RAM is fresh, so
-    /// all else there is 0.
-    pub(super) fn write_task(&self, task: &Task, layout: &Layout) {
+    /// Fills in the parameter page and the reports' numbers. All else there
+    /// becomes 0: boot RAM from a file may hold another guest's.
+    pub(super) fn write_task(&self, task: &Task, layout: &Layout) -> Result<(), sigbus::Fault> {
+        self.low.write(abi::PARAMS_GPA, &[0; PAGE as usize])?;
         let word = |offset: usize, value: u64| {
             self.put(abi::PARAMS_GPA + offset as u64, &value.to_le_bytes());
         };
@@ -77,8 +78,11 @@ impl GuestPages {
         word(offset_of!(Params, reports), layout.reports);
         word(offset_of!(Params, mapped_end), layout.mapped_end);
         for vcpu in 0..task.vcpus {
-            self.put(layout.report(vcpu), &u64::from(vcpu).to_le_bytes());
+            let mut report = [0; abi::REPORT_SIZE as usize];
+            report[..8].copy_from_slice(&u64::from(vcpu).to_le_bytes());
+            self.low.write(layout.report(vcpu), &report)?;
         }
+        Ok(())
     }
 
     /// Asks the guest to end.
@@ -148,16 +152,22 @@ impl GuestPages {
     }
 
     fn put(&self, gpa: u64, bytes: &[u8]) {
-        self.low
-            .write(gpa, bytes)
-            .expect("anonymous memory is there");
+        if let Err(fault) = self.low.write(gpa, bytes) {
+            lost(gpa, fault);
+        }
     }
 
     fn get(&self, gpa: u64, bytes: &mut [u8]) {
-        self.low
-            .read(gpa, bytes)
-            .expect("anonymous memory is there");
+        if let Err(fault) = self.low.read(gpa, bytes) {
+            lost(gpa, fault);
+        }
     }
+}
+
+/// A page of the guest's is gone, and zeroes are in its place: once, since those
+/// stay. The guest finds out, or its report does not come.
+fn lost(gpa: u64, fault: sigbus::Fault) {
+    log::error!("boot RAM at {gpa:#x}: {fault}");
 }
 
 /// What one vCPU of the guest says; see [`Report`].

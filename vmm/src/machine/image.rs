@@ -9,7 +9,7 @@ use std::path::Path;
 use super::elf;
 use super::layout::Layout;
 use super::{MachineConfig, MachineError};
-use crate::memory::Mapping;
+use crate::memory::{Mapping, sigbus};
 
 /// Where the image begins to run, and ends.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Loaded {
 /// much is allowed for them.
 const MAX_EXTRA: u64 = 256 << 20;
 
-/// Loads the configured image into the lower part of boot RAM, which is fresh.
+/// Loads the configured image into the lower part of boot RAM.
 pub(super) fn load(
     config: &MachineConfig,
     layout: &Layout,
@@ -49,13 +49,29 @@ pub(super) fn load(
     let image = elf::parse(&bytes, layout.image.clone())
         .map_err(|source| MachineError::Image { name, source })?;
     for segment in &image.segments {
-        low.write(segment.gpa, segment.bytes)
-            .expect("anonymous memory is there");
+        low.write(segment.gpa, segment.bytes)?;
+        // All other memory is fresh.
+        if config.ram.path().is_some() {
+            let len = segment.bytes.len() as u64;
+            zero(low, segment.gpa + len, segment.mem_size - len)?;
+        }
     }
     Ok(Loaded {
         entry: image.entry,
         end: image.end(),
     })
+}
+
+/// Makes `len` bytes zero.
+fn zero(low: &Mapping, start: u64, len: u64) -> Result<(), sigbus::Fault> {
+    static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+    let mut done = 0;
+    while done < len {
+        let part = (len - done).min(ZEROES.len() as u64);
+        low.write(start + done, &ZEROES[..part as usize])?;
+        done += part;
+    }
+    Ok(())
 }
 
 fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {

@@ -112,6 +112,7 @@ mod tests {
             size,
             hotplug_size,
             block: 2 << 20,
+            lazy: false,
         };
         Layout::new(
             &MachineConfig {

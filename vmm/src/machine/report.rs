@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::MemoryConfig;
-use crate::devices::ConsoleReport;
+use crate::devices::{ConsoleReport, DmaCounts};
 use crate::hotplug::OpSummary;
 use crate::trace::{ExitKind, Summary};
 
@@ -39,6 +39,8 @@ pub struct RunReport {
     pub seed: u64,
     /// The guest's memory.
     pub memory: MemoryConfig,
+    /// Where it came from, as `--memory backing=` has it, without a path.
+    pub backing: &'static str,
     /// Each vCPU, in order.
     pub vcpus: Vec<VcpuReport>,
     /// Exits by kind and who answered, the most frequent first.
@@ -49,6 +51,10 @@ pub struct RunReport {
     pub lookups: LookupReport,
     /// Accesses that nothing, or no device, took.
     pub refused: RefusedReport,
+    /// Memslots that went in because an access had missed them (`lazy=on`).
+    pub lazy_slots: u64,
+    /// What the DMA device did.
+    pub dma: DmaCounts,
     /// How the guest's console fared.
     pub console: ConsoleReport,
     /// Plugs and unplugs; `None` if none were to be made.

@@ -12,6 +12,7 @@ use super::{Machine, MachineError, RunReport, Sabotage};
 use crate::devices::Fate;
 use crate::hotplug::{Churn, ChurnReport, HotplugError};
 use crate::kvm::{Ended, VcpuGroup, VcpuThread};
+use crate::memory::faults::{self, Step};
 use crate::memory::sigbus;
 
 /// How often a running machine is looked at.
@@ -120,8 +121,8 @@ impl Machine {
             let churn = self.config.churn.then(|| {
                 let run = || self.churn(&churn_stop, &guest_ended, &churn_report);
                 let thread = thread::Builder::new().name("hotplug".to_owned());
-                thread
-                    .spawn_scoped(scope, run)
+                faults::check(Step::StartHotplug)
+                    .and_then(|()| thread.spawn_scoped(scope, run))
                     .inspect_err(|_| self.pages.ask_to_end())
             });
             let mut watch = Watch {

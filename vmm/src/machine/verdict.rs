@@ -17,7 +17,7 @@ use crate::hotplug::ChurnReport;
 use crate::kvm::End;
 use crate::trace::VcpuTrace;
 
-const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug"];
+const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug", "dma"];
 
 /// What is left of a run.
 pub(super) struct Outcome {
@@ -90,6 +90,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
         workload: workload_name(machine.config.workload),
         seed: machine.config.seed,
         memory: machine.config.memory,
+        backing: machine.config.ram.backing(),
         vcpus,
         exits_by_target: exit_table::groups(machine, &all.exits),
         exits: exit_table::rows(machine, &all.exits),
@@ -103,6 +104,8 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
             rom_writes: all.rom_writes,
             device_failures: all.device_failures,
         },
+        lazy_slots: all.lazy_slots,
+        dma: machine.dma.counts(),
         console: outcome.console.clone(),
         hotplug: machine.config.churn.then(|| HotplugReport {
             plug: churn.plug.summary(),
@@ -133,10 +136,10 @@ fn judge_cause(machine: &Machine, outcome: &Outcome, judgement: &mut Judgement) 
 fn whereabouts(ended: &[VcpuEnd]) -> String {
     let mut places: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for end in ended {
-        let place = match (&end.end, end.rip) {
-            (End::Stopped, Some(rip)) => format!("rip {rip:#x}"),
-            (End::Stopped, None) => "an unknown rip".to_owned(),
-            _ => "its end".to_owned(),
+        let place = match (was_stopped(end), end.rip) {
+            (true, Some(rip)) => format!("rip {rip:#x}"),
+            (true, None) => "an unknown rip".to_owned(),
+            (false, _) => "its end".to_owned(),
         };
         places.entry(place).or_default().push(end.id);
     }
@@ -171,7 +174,7 @@ fn judge_vcpu(
 ) -> VcpuReport {
     let (id, trace) = (end.id, &figures.trace);
     let sentence = describe(end);
-    let stopped = matches!(end.end, End::Stopped);
+    let stopped = was_stopped(end);
     let well = matches!(end.end, End::Handler(Ending::Guest(Fate::Exited(0))));
     if !well && !stopped {
         judgement.findings.push(format!("vCPU {id} {sentence}"));
@@ -281,6 +284,11 @@ fn judge_mismatches(id: u32, told: &GuestVcpu, judgement: &mut Judgement) {
     judgement.findings.push(finding);
 }
 
+/// Whether it was stopped from outside, in the guest or while an access waited.
+fn was_stopped(end: &VcpuEnd) -> bool {
+    matches!(end.end, End::Stopped | End::Handler(Ending::CalledBack))
+}
+
 fn describe(end: &VcpuEnd) -> String {
     match &end.end {
         End::Handler(Ending::Guest(fate)) => fate.to_string(),
@@ -291,7 +299,7 @@ fn describe(end: &VcpuEnd) -> String {
                 end.rip.unwrap_or(0)
             )
         }
-        End::Stopped => "was stopped".to_owned(),
+        End::Stopped | End::Handler(Ending::CalledBack) => "was stopped".to_owned(),
         End::Failed(error) => format!("failed: {error}"),
         End::Panicked(message) => format!("ended by a panic of its exit handler: {message}"),
     }

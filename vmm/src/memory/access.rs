@@ -9,7 +9,9 @@
 //! | on a device | it sees the offset and, if it takes it, the exact length |
 //! | end past 2^64, or past the space | an error, and nothing happens |
 //! | write to ROM | dropped |
+//! | RAM that KVM has no slot for yet ([`LazyRam`]) | the slot is put in first, then the memory accessed |
 //! | a device handler that panics or errors | all ones; counted, named; the guest goes on |
+//! | a device, by a device ([`GuestSpace::read_memory`]) | not reached: all ones, dropped |
 //!
 //! Each VMA is looked up by [`lock_vma_under_rcu_wait`] and held for its part of
 //! the access only.
@@ -19,7 +21,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::sigbus::Fault;
-use super::{Backing, Device, GuestSpace};
+use super::{Backing, Device, GuestSpace, LazyRam, PutInError};
 use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions};
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
@@ -46,10 +48,27 @@ pub struct Access {
     pub served: Served,
     /// The first address of the VMA that answered; `None` if none was there.
     pub vma: Option<u64>,
-    /// How the lookup went; of several, the one that slept.
+    /// How the lookup went; of several, the one that slept, and whether any was
+    /// nested.
     pub path: LookupPath,
     /// How many VMAs and holes the access touched.
     pub parts: u32,
+    /// Memslots of lazy RAM that it put in.
+    pub slots: u32,
+}
+
+impl Access {
+    fn add_part(&mut self, served: Served, vma: Option<u64>, path: LookupPath) {
+        if served != Served::Memory || self.parts == 0 {
+            (self.served, self.vma) = (served, vma);
+        }
+        let nested = self.path.nested || path.nested;
+        if self.path.waited.is_none() {
+            self.path = path;
+        }
+        self.path.nested = nested;
+        self.parts += 1;
+    }
 }
 
 /// Why an access could not be carried out. What it had done before stays done.
@@ -71,6 +90,14 @@ pub enum AccessError {
         /// Why not.
         error: LookupError,
     },
+    /// The memslot that was missing could not be put in: the guest must not go on.
+    #[error("guest address {addr:#x}: {error}")]
+    Slot {
+        /// The guest address.
+        addr: u64,
+        /// What happened.
+        error: PutInError,
+    },
     /// The host had no page for it.
     #[error("guest address {addr:#x}: {fault}")]
     Fault {
@@ -79,6 +106,13 @@ pub enum AccessError {
         /// What happened.
         fault: Fault,
     },
+}
+
+/// What an access may reach.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    Memory,
 }
 
 /// One direction of data, so that the walk below exists once.
@@ -119,7 +153,7 @@ impl GuestSpace {
         data: &mut [u8],
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
-        self.access(addr, Data::Read(data), kill)
+        self.access(addr, Data::Read(data), Reach::All, kill)
     }
 
     /// Writes `data` at `addr`; otherwise as [`read`](Self::read).
@@ -129,13 +163,37 @@ impl GuestSpace {
         data: &[u8],
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
-        self.access(addr, Data::Write(data), kill)
+        self.access(addr, Data::Write(data), Reach::All, kill)
+    }
+
+    /// As [`read`](Self::read), for a device that reads memory: another device, or
+    /// itself, is not reached and reads as all ones. So a guest cannot have handlers
+    /// call handlers without end.
+    pub fn read_memory(
+        &self,
+        addr: u64,
+        data: &mut [u8],
+        kill: Option<&KillFlag>,
+    ) -> Result<Access, AccessError> {
+        self.access(addr, Data::Read(data), Reach::Memory, kill)
+    }
+
+    /// As [`write`](Self::write), and as [`read_memory`](Self::read_memory) is to
+    /// [`read`](Self::read): what is not memory drops it.
+    pub fn write_memory(
+        &self,
+        addr: u64,
+        data: &[u8],
+        kill: Option<&KillFlag>,
+    ) -> Result<Access, AccessError> {
+        self.access(addr, Data::Write(data), Reach::Memory, kill)
     }
 
     fn access(
         &self,
         addr: u64,
         mut data: Data<'_>,
+        reach: Reach,
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
         let len = data.len();
@@ -164,17 +222,14 @@ impl GuestSpace {
             };
             let part_len = (last.min(range.last()) - at) as usize + 1;
             let part = data.part(done, part_len);
-            let (served, vma) = match guard {
-                Some(vma) => (self.serve(&vma, at, part)?, Some(vma.range().start())),
-                None => (self.nobody(at, part), None),
+            let served = match &guard {
+                Some(vma) => {
+                    access.slots += put_in(vma, at)?;
+                    self.serve(vma, at, part, reach)?
+                }
+                None => self.nobody(at, part),
             };
-            if served != Served::Memory || access.parts == 0 {
-                (access.served, access.vma) = (served, vma);
-            }
-            if access.path.waited.is_none() {
-                access.path = path;
-            }
-            access.parts += 1;
+            access.add_part(served, guard.map(|vma| vma.range().start()), path);
             done += part_len;
         }
         Ok(access)
@@ -186,20 +241,32 @@ impl GuestSpace {
         vma: &VmaReadGuard<'_, Backing>,
         at: u64,
         data: Data<'_>,
+        reach: Reach,
     ) -> Result<Served, AccessError> {
         let offset = vma.offset_of(at).expect("looked up by this address");
         let fault = |fault| AccessError::Fault { addr: at, fault };
         match (vma.payload(), data) {
+            (Backing::Mmio(device), mut data) if reach == Reach::Memory => {
+                data.all_ones();
+                let name = device.name();
+                self.complain(format_args!("{name}: no device reaches it ({at:#x})"));
+                Ok(Served::DeviceFailed)
+            }
             (Backing::Mmio(device), data) => Ok(self.serve_by_device(&**device, offset, at, data)),
-            (Backing::Ram(memory) | Backing::Rom(memory), Data::Read(data)) => {
+            (
+                Backing::Ram(memory) | Backing::Rom(memory) | Backing::Lazy(LazyRam { memory, .. }),
+                Data::Read(data),
+            ) => {
                 memory.read(offset, data).map_err(fault)?;
                 Ok(Served::Memory)
             }
-            (Backing::Ram(memory), Data::Write(data)) if vma.flags().contains(VmFlags::WRITE) => {
+            (Backing::Ram(memory) | Backing::Lazy(LazyRam { memory, .. }), Data::Write(data))
+                if vma.flags().contains(VmFlags::WRITE) =>
+            {
                 memory.write(offset, data).map_err(fault)?;
                 Ok(Served::Memory)
             }
-            (Backing::Ram(_) | Backing::Rom(_), Data::Write(data)) => {
+            (_, Data::Write(data)) => {
                 self.complain(format_args!(
                     "a write of {} bytes to ROM at {at:#x}",
                     data.len()
@@ -274,4 +341,16 @@ impl GuestSpace {
             );
         }
     }
+}
+
+/// Has the VMA's memslot put in if that is still missing, before anything is read
+/// or written; how many that was.
+fn put_in(vma: &VmaReadGuard<'_, Backing>, addr: u64) -> Result<u32, AccessError> {
+    let Backing::Lazy(ram) = vma.payload() else {
+        return Ok(0);
+    };
+    let put_in = ram.slot.put_in();
+    put_in
+        .map(u32::from)
+        .map_err(|error| AccessError::Slot { addr, error })
 }

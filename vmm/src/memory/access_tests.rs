@@ -119,6 +119,37 @@ fn borders_of_holes_and_devices_split_the_access() {
     );
 }
 
+/// All of them in one access, as only DMA can make it.
+#[test]
+fn a_store_reaches_each_region_with_its_own_bytes() {
+    let (space, probe) = space(AccessSizes::ANY);
+    let beside = Arc::new(Probe {
+        sizes: AccessSizes::ANY,
+        seen: Mutex::default(),
+    });
+    let next = AddrRange::new(DEVICE + PAGE, PAGE).unwrap();
+    space.map_device(next, beside.clone()).unwrap();
+    // Hole, RAM, RAM, ROM, two devices, hole.
+    let (from, to) = (RAM - 4, DEVICE + 2 * PAGE + 4);
+    let data: Vec<u8> = (0..to - from).map(|i| (i / 8) as u8).collect();
+    let access = space.write(from, &data, None).unwrap();
+    assert_eq!(access.parts, 7);
+    let mut found = vec![0; data.len()];
+    space.read(from, &mut found, None).unwrap();
+    let at = |addr: u64| (addr - from) as usize;
+    assert_eq!(found[..4], [0xff; 4]);
+    assert_eq!(found[4..at(ROM)], data[4..at(ROM)]);
+    assert!(found[at(ROM)..at(DEVICE)].iter().all(|&byte| byte == 0x22));
+    assert_eq!(found[at(DEVICE + 2 * PAGE)..], [0xff; 4]);
+    for probe in [probe, beside] {
+        let seen = probe.seen.lock().unwrap();
+        let pieces = (0..PAGE).step_by(8);
+        let expected: Vec<_> = pieces.clone().map(|o| ('w', o, 8)).collect();
+        assert_eq!(seen[..512], expected);
+        assert_eq!(seen.len(), 2 * pieces.count());
+    }
+}
+
 #[test]
 fn length_0_does_nothing_anywhere() {
     let (space, probe) = space(AccessSizes::ANY);

@@ -1,10 +1,15 @@
 //! Host memory that stands behind guest addresses.
 
 use std::io;
-use std::ptr::{self, NonNull};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
+use super::faults::{self, Step};
+use super::paging::Pager;
+use super::ram::{FilePart, Leaves, map_memory};
 use super::sigbus;
 
 /// Bytes in a page.
@@ -28,17 +33,26 @@ pub unsafe trait HostMemory: Send + Sync + 'static {
     fn is_empty(&self) -> bool {
         false
     }
+
+    /// If this maps a file of KVM's own, that file and the offset in it: the guest
+    /// then gets its pages from there. Always the same.
+    fn guest_memfd(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        None
+    }
 }
 
-/// Private anonymous memory of this process, owned by this value: unmapped when
-/// it is dropped, or by [`Mapping::unmap`], which also tells how that went.
-///
-/// Nothing is reserved up front: pages come with the first touch.
+/// Memory that this value owns: given back to the host when it is dropped, or by
+/// [`Mapping::unmap`], which also tells how that went. It comes from a
+/// [`RamSource`](super::RamSource), or simply from [`Mapping::anonymous`].
 #[derive(Debug)]
 pub struct Mapping {
     addr: NonNull<u8>,
     /// A multiple of the page size, not 0.
     len: usize,
+    /// The part of a file that is mapped, if any.
+    part: Option<FilePart>,
+    /// Who brings its pages, if it does not come whole.
+    pager: Option<Arc<Pager>>,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread, and is touched
@@ -48,10 +62,23 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` zeroed bytes. Fails with `InvalidInput` unless `len` is a
+    /// Maps `len` zeroed bytes of private memory. Nothing is reserved up front:
+    /// pages come with the first touch. Fails with `InvalidInput` unless `len` is a
     /// multiple of the page size and not 0, and with the system's error if the
     /// host refuses.
     pub fn anonymous(len: u64) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        Self::new(len, PAGE, flags, None)
+    }
+
+    /// Maps `len` bytes at a multiple of `align`, a power of two; of a file if there
+    /// is `part`, which `flags` must agree with.
+    pub(super) fn new(
+        len: u64,
+        align: u64,
+        flags: i32,
+        part: Option<FilePart>,
+    ) -> io::Result<Self> {
         let bytes = usize::try_from(len)
             .ok()
             .filter(|&n| n != 0 && len.is_multiple_of(PAGE));
@@ -59,16 +86,27 @@ impl Mapping {
             let what = format!("cannot map {len} bytes: not a multiple of {PAGE}, or none");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         };
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no
-        // memory that anybody has.
-        let addr = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, -1, 0) };
-        if addr == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let addr = NonNull::new(addr.cast()).expect("the kernel maps nothing at 0 unasked");
-        Ok(Self { addr, len: bytes })
+        let file = part.as_ref().map(|p| (p.file.as_raw_fd(), p.offset));
+        faults::check(Step::MapMemory)?;
+        let addr = map_memory(bytes, align as usize, flags, file)?;
+        let len = bytes;
+        Ok(Self {
+            addr,
+            len,
+            part,
+            pager: None,
+        })
+    }
+
+    /// The same, which `pager` has in its table.
+    pub(super) fn paged_by(mut self, pager: Arc<Pager>) -> Self {
+        self.pager = Some(pager);
+        self
+    }
+
+    /// Where it is, for advice to the host.
+    pub(super) fn raw(&self) -> (NonNull<u8>, usize) {
+        (self.addr, self.len)
     }
 
     /// The bytes, for volatile access.
@@ -107,25 +145,50 @@ impl Mapping {
             .expect("inside the mapping")
     }
 
-    /// Gives the memory back to the host. If `munmap` fails (it may need one more
+    /// Gives the memory back to the host. The part of a file behind it becomes a
+    /// hole, unless the user named the file and wants it kept. If `munmap` fails (it may need one more
     /// mapping than `vm.max_map_count` allows) the pages are discarded all the
     /// same, the addresses stay reserved, and the error is returned.
     pub fn unmap(self) -> io::Result<()> {
-        let this = std::mem::ManuallyDrop::new(self);
-        this.release()
+        let mut this = std::mem::ManuallyDrop::new(self);
+        this.release(true)
     }
 
-    fn release(&self) -> io::Result<()> {
+    /// The last thing that happens to it.
+    fn release(&mut self, on_purpose: bool) -> io::Result<()> {
+        if let Some(pager) = self.pager.take() {
+            pager.retire(self.addr.as_ptr() as u64, self.len as u64);
+        }
         let addr = self.addr.as_ptr().cast();
         // SAFETY: the mapping is ours, and its owner gives it up: `unmap` takes
         // it by value, `drop` comes last.
-        if unsafe { libc::munmap(addr, self.len) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        let unmap = || done(unsafe { libc::munmap(addr, self.len) });
         // SAFETY: as above; the range is still mapped, since `munmap` failed.
-        unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) };
-        Err(error)
+        let discard = || done(unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) });
+        let unmapped = faults::check(Step::UnmapMemory).and_then(|()| unmap());
+        let unmapped = unmapped.map_err(|error| {
+            match faults::check(Step::DiscardMemory).and_then(|()| discard()) {
+                Ok(()) => error,
+                Err(kept) => {
+                    io::Error::other(format!("{error}, and the host keeps the pages: {kept}"))
+                }
+            }
+        });
+        // Taken, since nobody drops the fields after `unmap`.
+        let punched = self.part.take().map_or(Ok(()), |part| match part.leaves {
+            Leaves::HoleIfUnmapped if on_purpose => part.punch(self.len),
+            Leaves::Hole => part.punch(self.len),
+            Leaves::Contents | Leaves::HoleIfUnmapped => Ok(()),
+        });
+        unmapped.and(punched)
+    }
+}
+
+/// What a system call that returns 0 if all went well has returned.
+fn done(returned: libc::c_int) -> io::Result<()> {
+    match returned {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -138,13 +201,18 @@ unsafe impl HostMemory for Mapping {
     fn len(&self) -> u64 {
         self.len as u64
     }
+
+    fn guest_memfd(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        let part = self.part.as_ref().filter(|part| part.is_guest_memfd)?;
+        Some((part.file.as_fd(), part.offset))
+    }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if let Err(error) = self.release() {
+        if let Err(error) = self.release(false) {
             log::warn!(
-                "{} bytes of guest memory were discarded but not unmapped: {error}",
+                "{} bytes of guest memory were not given back as they should: {error}",
                 self.len
             );
         }

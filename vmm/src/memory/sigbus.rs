@@ -110,6 +110,7 @@ pub fn handle(addr: usize) -> bool {
 /// Installs a handler for SIGBUS in this process, once. What is not ours goes to
 /// the handler that was there before.
 pub fn install() -> io::Result<()> {
+    super::faults::check(super::faults::Step::CatchSigbus)?;
     static RESULT: OnceLock<Result<(), i32>> = OnceLock::new();
     let result = RESULT.get_or_init(|| {
         let errno = || {

@@ -79,7 +79,7 @@ impl GuestSpace {
     }
 
     /// What an access may rely on: a VMA of memory is as long as the memory.
-    fn assert_fits(&self, range: AddrRange, memory: &Mapping) {
+    pub(super) fn assert_fits(&self, range: AddrRange, memory: &Mapping) {
         let len = super::HostMemory::len(memory);
         assert_eq!(range.len(), Some(len), "a region is as long as its memory");
         assert!(

@@ -55,12 +55,6 @@ impl Bell {
         self.sleeping.load(Ordering::Relaxed)
     }
 
-    /// Whether who gives up a hold comes by in any case.
-    #[inline]
-    pub(super) fn is_always_wanted(&self) -> bool {
-        self.always
-    }
-
     #[cold]
     fn wake(&self, addr: u64) {
         let low = self.low.load(Ordering::Relaxed);

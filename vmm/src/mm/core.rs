@@ -1,6 +1,6 @@
 //! What the handles of one address space share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::bell::Bell;
@@ -31,6 +31,8 @@ pub(super) struct Core<T: Payload> {
     pub(super) grace: Mutex<Grace<T>>,
     pub(super) range: AddrRange,
     pub(super) strategy: Strategy,
+    /// What a pin, which may outlive the handles, keeps it by.
+    this: Weak<Self>,
 }
 
 /// What writers write, on lines that no lookup loads.
@@ -76,8 +78,8 @@ impl<T: Payload> Core<T> {
         strategy: Strategy,
         seq: u64,
         pace: Pace,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
             root: AtomicPtr::new(Child::<T>::null().into_raw()),
             seq: AtomicU64::new(seq),
             registry: Arc::new(registry),
@@ -95,7 +97,13 @@ impl<T: Payload> Core<T> {
             grace: Mutex::new(Grace::new()),
             range,
             strategy,
-        }
+            this: this.clone(),
+        })
+    }
+
+    /// Another handle of the space, for one who borrows it.
+    pub(super) fn shared(&self) -> Arc<Self> {
+        self.this.upgrade().expect("borrowed, so not being dropped")
     }
 
     /// The tree in force.

@@ -75,6 +75,8 @@ impl<T> Version<T> {
             this.root = only.unwrap_or(Child::null());
             this.discard(outer);
         }
+        // SAFETY: null, or a node of this version.
+        this.root = unsafe { this.root.into_root() };
         this
     }
 

@@ -4,12 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use super::core::Core;
 use super::entry::Entry;
 use super::slot::Slot;
-use super::sync::atomic::Ordering;
 use super::{Payload, Vma, VmaPin};
 
 /// A read-locked VMA. While it lives the VMA's bounds, flags and payload stay as
@@ -20,7 +18,7 @@ use super::{Payload, Vma, VmaPin};
 /// lookups are allowed. Dropping it costs a store. One that is forgotten
 /// (`mem::forget`) holds its VMA for ever.
 pub struct VmaReadGuard<'a, T: Payload> {
-    pub(super) core: &'a Arc<Core<T>>,
+    pub(super) core: &'a Core<T>,
     pub(super) slot: &'a Slot<T>,
     /// Says that the VMA is held. It is reached by this pointer when the guard is
     /// dropped, not through the thread.
@@ -34,7 +32,7 @@ impl<T: Payload> VmaReadGuard<'_, T> {
     /// Costs a count on the address space, which the pin keeps alive.
     pub fn pin(self) -> VmaPin<T> {
         let this = ManuallyDrop::new(self);
-        VmaPin::take_over(this.core.clone(), this.slot, this.entry)
+        VmaPin::take_over(this.core.shared(), this.slot, this.entry)
     }
 }
 
@@ -51,15 +49,11 @@ impl<T: Payload> Deref for VmaReadGuard<'_, T> {
 impl<T: Payload> Drop for VmaReadGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        let addr = self.entry.addr();
-        // Looked at before the hold ends, since the slot may be freed after it. Who
-        // holds what no section has marked has nobody to wake.
-        let marked = self.slot.is_locked(self.core.seq.load(Ordering::Relaxed));
-        let rings = marked | self.core.bell.is_always_wanted();
-        self.entry.clear();
-        // The guard borrows the space, so there is a bell to ring.
-        if rings {
-            self.core.put_and_ring(self.slot, addr);
+        // Looked at before the hold ends, since the slot may be freed after it.
+        if self.core.bell.is_wanted() {
+            self.core.put_and_ring(self.slot, self.entry);
+        } else {
+            self.entry.clear();
         }
     }
 }

@@ -11,11 +11,11 @@
 //! and what it published is found by walking again.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::entry::{Entry, State};
+use super::recent::SAMPLE;
 use super::record::Record;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
@@ -58,12 +58,28 @@ pub struct LookupPath {
     pub retries: u32,
 }
 
-/// What a waiting lookup says in the end.
-pub(super) type Found<'a, T> = Result<Option<VmaReadGuard<'a, T>>, LookupError>;
+/// A hold that is not in a guard yet, and which nothing ends by itself.
+///
+/// What happens apart from the way of those who meet no section returns this, since
+/// it fits two registers, and so does its `Result` with [`Ended`]: a guard would go
+/// through memory, on that way too.
+pub(super) struct Held<'a, T> {
+    pub(super) slot: &'a Slot<T>,
+    pub(super) entry: &'a Entry,
+}
+
+/// What a lookup comes to.
+pub(super) type Outcome<'a, T> = Result<Held<'a, T>, Ended>;
+
+/// Why a lookup holds nothing in the end.
+pub(super) enum Ended {
+    Missing,
+    Failed(LookupError),
+}
 
 /// How an attempt ended.
-pub(super) enum Attempt<'a, T: Payload> {
-    Held(VmaReadGuard<'a, T>),
+pub(super) enum Attempt<'a, T> {
+    Held(Held<'a, T>),
     Missing,
     /// Section `seq` has the VMA locked, or tries to. The entry still says that it walks.
     Locked {
@@ -73,12 +89,19 @@ pub(super) enum Attempt<'a, T: Payload> {
     },
 }
 
+/// From a walk to a hold of what it found.
+#[inline(always)]
+pub(super) fn hold<'a, T>(entry: &'a Entry, slot: &'a Slot<T>) -> Held<'a, T> {
+    entry.hold();
+    Held { slot, entry }
+}
+
 impl<T: Payload> Core<T> {
     /// Read-locks the VMA at `addr` unless there is none, or a writer has it.
     /// `record` is the calling thread's, and `entry` an empty one of it.
     #[inline(always)]
     pub(super) fn attempt<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         entry: &'a Entry,
         addr: u64,
@@ -95,7 +118,7 @@ impl<T: Payload> Core<T> {
                 }
                 (Some(slot), 0) => {
                     record.counts.success.add();
-                    Attempt::Held(self.hold(entry, slot))
+                    Attempt::Held(hold(entry, slot))
                 }
                 (Some(slot), seq) => Attempt::Locked { entry, slot, seq },
             };
@@ -103,22 +126,50 @@ impl<T: Payload> Core<T> {
         // Between sections, and a section that begins from here on sees the walk
         // and waits for it: what covers the address now is neither locked nor
         // removed before the entry says otherwise.
+        //
+        // SAFETY: the entry says since before the root is loaded that this thread
+        // walks, so what is found is not freed until it says otherwise; and a slot
+        // that is held not before the hold ends.
+        let Some(slot) = (unsafe { self.find_between_sections(record, seq, addr) }) else {
+            self.missed(record, entry);
+            return Attempt::Missing;
+        };
+        Attempt::Held(hold(entry, slot))
+    }
+
+    /// What covers `addr` while `mm_lock_seq` is `seq`, which is even. Counts it.
+    ///
+    /// # Safety
+    ///
+    /// An entry of the caller's has said since before `seq` was loaded that it walks,
+    /// and does so, or holds, as long as the result is in use.
+    #[inline(always)]
+    unsafe fn find_between_sections(
+        &self,
+        record: &Record,
+        seq: u64,
+        addr: u64,
+    ) -> Option<&Slot<T>> {
+        let root = self.root();
+        if root.is_small() {
+            // So short a walk costs less than a wrong guess at where it leads.
+            // SAFETY: passed on.
+            let slot = unsafe { tree::find_in_small(root, addr) }?;
+            record.counts.success.add();
+            return Some(slot);
+        }
         if let Some(slot) = record.recent.get(seq, addr) {
             record.counts.success.add();
             // SAFETY: in force after the entry was published, so it is not freed
             // until the entry says otherwise, and not removed: see `Recent`.
-            return Attempt::Held(self.hold(entry, unsafe { slot.as_ref() }));
+            return Some(unsafe { slot.as_ref() });
         }
-        // SAFETY: the entry says since before the root is loaded that this thread
-        // walks, so what is found is not freed until it says otherwise; and a slot
-        // that is held not before the hold ends.
-        let Some(slot) = (unsafe { tree::find(self.root(), addr) }) else {
-            self.missed(record, entry);
-            return Attempt::Missing;
-        };
-        record.counts.success.add();
-        record.recent.set(seq, slot.range(), slot);
-        Attempt::Held(self.hold(entry, slot))
+        // SAFETY: passed on.
+        let slot = unsafe { tree::find(root, addr) }?;
+        if record.counts.success.add().is_multiple_of(SAMPLE) {
+            record.recent.set(seq, slot);
+        }
+        Some(slot)
     }
 
     /// What covers `addr` while a section is open, which may be over before this
@@ -156,14 +207,27 @@ impl<T: Payload> Core<T> {
         record.counts.miss.add();
     }
 
+    /// A guard for what is held.
     #[inline(always)]
-    fn hold<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
-        entry.hold();
+    fn guard<'a>(&'a self, held: Held<'a, T>) -> VmaReadGuard<'a, T> {
         VmaReadGuard {
             core: self,
-            slot,
-            entry,
+            slot: held.slot,
+            entry: held.entry,
             stays: PhantomData,
+        }
+    }
+
+    /// What a lookup has come to, as its caller gets it.
+    #[inline(always)]
+    fn answer<'a>(
+        &'a self,
+        outcome: Outcome<'a, T>,
+    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+        match outcome {
+            Ok(held) => Ok(Some(self.guard(held))),
+            Err(Ended::Missing) => Ok(None),
+            Err(Ended::Failed(error)) => Err(error),
         }
     }
 
@@ -178,15 +242,16 @@ impl<T: Payload> Core<T> {
     /// The try-lookup.
     #[inline(always)]
     pub(super) fn try_lookup<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
     ) -> Option<VmaReadGuard<'a, T>> {
         let Some(entry) = record.first() else {
-            return self.try_lookup_aside(record, addr);
+            let held = self.try_lookup_aside(record, addr)?;
+            return Some(self.guard(held));
         };
         match self.attempt(record, entry, addr) {
-            Attempt::Held(guard) => Some(guard),
+            Attempt::Held(held) => Some(self.guard(held)),
             Attempt::Missing => None,
             Attempt::Locked { entry, .. } => {
                 self.leave(entry);
@@ -200,7 +265,7 @@ impl<T: Payload> Core<T> {
     /// holds for as long as the call lasts.
     #[inline]
     pub(super) fn waiting_lookup<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
         pinned: Option<u64>,
@@ -210,39 +275,44 @@ impl<T: Payload> Core<T> {
         *path = LookupPath::default();
         self.check_rank(addr);
         let Some(entry) = record.first() else {
-            return self.lookup_aside(record, addr, pinned, options, path);
+            return self.answer(self.lookup_aside(record, addr, pinned, options, path));
         };
-        match self.attempt(record, entry, addr) {
-            Attempt::Held(guard) => Ok(Some(guard)),
-            Attempt::Missing => Ok(None),
+        self.answer(match self.attempt(record, entry, addr) {
+            Attempt::Held(held) => Ok(held),
+            Attempt::Missing => Err(Ended::Missing),
             Attempt::Locked { entry, slot, seq } => {
                 self.locked(record, (entry, slot, seq), pinned, options, path)
             }
-        }
+        })
     }
 
     /// The waiting lookup of those who do not ask how it went.
     #[inline(always)]
     pub(super) fn plain_lookup<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         self.check_rank(addr);
         let Some(entry) = record.first() else {
-            return self.plain_lookup_aside(record, addr);
+            return self.answer(self.plain_lookup_aside(record, addr));
         };
-        match self.attempt(record, entry, addr) {
-            Attempt::Held(guard) => Ok(Some(guard)),
-            Attempt::Missing => Ok(None),
-            Attempt::Locked { entry, slot, seq } => self.locked(
-                record,
-                (entry, slot, seq),
-                None,
-                WaitOptions::default(),
-                &mut LookupPath::default(),
-            ),
-        }
+        self.answer(match self.attempt(record, entry, addr) {
+            Attempt::Held(held) => Ok(held),
+            Attempt::Missing => Err(Ended::Missing),
+            Attempt::Locked { entry, slot, seq } => self.plain_locked(record, (entry, slot, seq)),
+        })
+    }
+
+    /// The same for those who do not ask how it went.
+    #[cold]
+    fn plain_locked<'a>(
+        &'a self,
+        record: &'a Record,
+        locked: (&'a Entry, &'a Slot<T>, u64),
+    ) -> Outcome<'a, T> {
+        let options = WaitOptions::default();
+        self.locked(record, locked, None, options, &mut LookupPath::default())
     }
 
     /// In debug builds, panics if this thread holds a VMA of a space that comes after
@@ -263,19 +333,19 @@ impl<T: Payload> Core<T> {
     /// A section has the VMA locked: sees whether to fail, go in or wait.
     #[cold]
     pub(super) fn locked<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
         pinned: Option<u64>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
-        if let Some(found) = self.past_a_try(record, (entry, slot, seq)) {
-            return Ok(found);
+    ) -> Outcome<'a, T> {
+        if let Some(outcome) = self.past_a_try(record, (entry, slot, seq)) {
+            return outcome;
         }
         if self.writer.map_lock.is_mine() {
             self.leave(entry);
-            return Err(LookupError::OwnWriteSection);
+            return Err(Ended::Failed(LookupError::OwnWriteSection));
         }
         if matches!(self.strategy, Strategy::Retry | Strategy::Pin) {
             return self.wait_as_posted(record, entry, seq, options, path);
@@ -283,7 +353,7 @@ impl<T: Payload> Core<T> {
         if self.holds_member(record, pinned, seq) {
             path.nested = true;
             record.counts.nested.add();
-            return Ok(Some(self.admit(entry, slot)));
+            return Ok(self.admit(entry, slot));
         }
         self.wait_and_hold(record, entry, seq, options, path)
     }
@@ -291,10 +361,10 @@ impl<T: Payload> Core<T> {
     /// If section `seq` tries to lock the VMA, waits for how that ends; and takes
     /// what is there if it did not lock it. `None` if it has it locked.
     pub(super) fn past_a_try<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
-    ) -> Option<Option<VmaReadGuard<'a, T>>> {
+    ) -> Option<Outcome<'a, T>> {
         if !slot.is_tried(seq) {
             return None;
         }
@@ -304,11 +374,11 @@ impl<T: Payload> Core<T> {
         if slot.is_locked(seq) && !mutant("tried-locked") {
             return None;
         }
-        let found = self.hold_what_is_there(record, entry);
-        if found.is_some() {
+        let outcome = self.hold_what_is_there(record, entry);
+        if outcome.is_ok() {
             record.counts.success.add();
         }
-        Some(found)
+        Some(outcome)
     }
 
     /// Whether this thread holds, or its caller's pin does, a member of the write
@@ -331,15 +401,15 @@ impl<T: Payload> Core<T> {
     /// Holds a locked VMA whose section cannot get past its drain. That drain may
     /// have looked at this entry before there was anything in it, and may look at
     /// the hold that admits after that is gone: hence the count.
-    fn admit<'a>(self: &'a Arc<Self>, entry: &'a Entry, slot: &'a Slot<T>) -> VmaReadGuard<'a, T> {
+    fn admit<'a>(&self, entry: &'a Entry, slot: &'a Slot<T>) -> Held<'a, T> {
         if mutant("moves-first") {
             self.count_move();
         }
-        let guard = self.hold(entry, slot);
+        let held = hold(entry, slot);
         if !mutant("moves-first") {
             self.count_move();
         }
-        self.keep(guard)
+        self.keep(held)
     }
 
     /// A hold has come to be that a drain which is on may not have seen: to be
@@ -353,13 +423,13 @@ impl<T: Payload> Core<T> {
 
     /// Sleeps until section `seq` ends, then takes what is there.
     fn wait_and_hold<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         entry: &'a Entry,
         seq: u64,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
+    ) -> Outcome<'a, T> {
         let addr = entry.addr();
         if !mutant("wait-mark") {
             entry.wait(seq);
@@ -386,37 +456,32 @@ impl<T: Payload> Core<T> {
             if !mutant("clear-mark") {
                 self.leave(entry);
             }
-            return Err(error);
+            return Err(Ended::Failed(error));
         }
-        Ok(self.hold_what_is_there(record, entry))
+        self.hold_what_is_there(record, entry)
     }
 
     /// Takes the VMA that is there, with no look at the lock. For those whose entry
     /// said that they wait before the section ended, or that they walk before they
     /// saw it try: every later section over this address sees that, and waits.
-    fn hold_what_is_there<'a>(
-        self: &'a Arc<Self>,
-        record: &'a Record,
-        entry: &'a Entry,
-    ) -> Option<VmaReadGuard<'a, T>> {
+    fn hold_what_is_there<'a>(&'a self, record: &'a Record, entry: &'a Entry) -> Outcome<'a, T> {
         // SAFETY: the entry has said since before this root was loaded that this
         // thread waits or walks, which keeps what is found.
         match unsafe { tree::find(self.root(), entry.addr()) } {
             Some(slot) => {
                 debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
-                Some(self.keep(self.hold(entry, slot)))
+                Ok(self.keep(hold(entry, slot)))
             }
             None => {
-                self.leave(entry);
-                record.counts.miss.add();
-                None
+                self.missed(record, entry);
+                Err(Ended::Missing)
             }
         }
     }
 
     /// Read-locks the VMA that covers `addr`, or else the first one after it.
     pub(super) fn next_lookup<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {

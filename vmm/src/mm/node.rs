@@ -8,8 +8,12 @@ use super::room::Room;
 use super::slot::Slot;
 use super::sync::{Life, MODEL};
 
-/// How many children a node has at most: a power of 4.
-pub(super) const WIDTH: usize = if MODEL { 4 } else { 16 };
+/// How many children a node has at most: a power of 2. With 32, the 32 768 slots of
+/// KVM are three levels deep.
+pub(super) const WIDTH: usize = if MODEL { 4 } else { 32 };
+
+/// How many children the root has at most in a [small](Child::is_small) tree.
+const SMALL: usize = if MODEL { 1 } else { WIDTH / 2 };
 
 /// A node of the tree. Never changes once it is published.
 ///
@@ -117,7 +121,8 @@ fn between(last: u64, next: u64) -> Option<AddrRange> {
 }
 
 /// A pointer to a node or a slot. What it points to says the place where it was
-/// found, but for one bit of its own: whether a node is a leaf.
+/// found, but for bits of its own: whether a node is a leaf; and, in a root alone,
+/// whether that is all of a [small](Child::is_small) tree.
 pub(super) struct Child<T> {
     ptr: *mut (),
     of: PhantomData<*mut Slot<T>>,
@@ -137,6 +142,7 @@ impl<T> PartialEq for Child<T> {
 }
 
 const LEAF: usize = 1;
+const ALL: usize = 2;
 
 impl<T> Child<T> {
     pub(super) fn null() -> Self {
@@ -178,7 +184,48 @@ impl<T> Child<T> {
     /// The node, where a slot is out of question.
     #[inline]
     pub(super) fn node(self) -> *mut Node<T> {
-        self.ptr.map_addr(|addr| addr & !LEAF).cast()
+        self.ptr.map_addr(|addr| addr & !(LEAF | ALL)).cast()
+    }
+
+    /// The same of a leaf that is not all of a small tree: on the way of a lookup, to
+    /// take a known bit off costs nothing, to take any bit off a step.
+    #[inline]
+    pub(super) fn leaf(self) -> *mut Node<T> {
+        debug_assert_eq!(self.ptr.addr() & (LEAF | ALL), LEAF);
+        self.ptr.map_addr(|addr| addr - LEAF).cast()
+    }
+
+    /// The same of a node that is no leaf.
+    #[inline]
+    pub(super) fn inner(self) -> *mut Node<T> {
+        debug_assert_eq!(self.ptr.addr() & (LEAF | ALL), 0);
+        self.ptr.cast()
+    }
+
+    /// The same of all of a small tree.
+    #[inline]
+    pub(super) fn small(self) -> *mut Node<T> {
+        debug_assert_eq!(self.ptr.addr() & (LEAF | ALL), LEAF | ALL);
+        self.ptr.map_addr(|addr| addr - LEAF - ALL).cast()
+    }
+
+    /// Whether a root is a leaf with few children, and so all of a tree that lookups
+    /// may search in fewer steps.
+    #[inline]
+    pub(super) fn is_small(self) -> bool {
+        self.ptr.addr() & ALL != 0
+    }
+
+    /// It as a root.
+    ///
+    /// # Safety
+    ///
+    /// It is null or a node that is not freed.
+    pub(super) unsafe fn into_root(self) -> Self {
+        // SAFETY: says the caller.
+        let all = self.is_leaf() && unsafe { &*self.node() }.len() <= SMALL;
+        let tag = if all { ALL } else { 0 };
+        Self::from_raw(self.ptr.map_addr(|addr| addr | tag))
     }
 }
 
@@ -223,12 +270,19 @@ impl<T> Node<T> {
     #[inline]
     pub(super) fn child(&self, addr: u64) -> Child<T> {
         self.life.touch();
-        self.children[search(&self.keys, addr)]
+        self.children[search::<WIDTH>(&self.keys, addr)]
+    }
+
+    /// The same where the tree is small.
+    #[inline]
+    pub(super) fn child_of_small(&self, addr: u64) -> Child<T> {
+        self.life.touch();
+        self.children[search::<SMALL>(&self.keys, addr)]
     }
 
     /// The place of that child among [`items`](Self::items).
     pub(super) fn position(&self, addr: u64) -> usize {
-        search(&self.keys, addr).min(self.len() - 1)
+        search::<WIDTH>(&self.keys, addr).min(self.len() - 1)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -314,17 +368,22 @@ impl<T> Node<T> {
     }
 }
 
-/// How many of the keys but the first are not above `addr`. In each round three
-/// comparisons that depend on nothing but each other's round find the quarter.
+/// How many of the first `N` keys, but for the very first, are not above `addr`. In
+/// each round three comparisons that depend on nothing but each other's round find
+/// the quarter.
 #[inline(always)]
-fn search(keys: &[u64; WIDTH], addr: u64) -> usize {
+fn search<const N: usize>(keys: &[u64; WIDTH], addr: u64) -> usize {
+    const { assert!(N.is_power_of_two() && N <= WIDTH) }
     let mut base = 0;
-    let mut step = WIDTH / 4;
-    while step > 0 {
-        // In bounds: base + 3 * step is at most 3/4 + 3/16 + ... of the width.
-        let here = |i: usize| usize::from(keys[(base + i * step) % WIDTH] <= addr);
-        base += step * (here(1) + here(2) + here(3));
-        step /= 4;
+    let mut left = N;
+    // In bounds: what is added in all rounds together is below N.
+    let here = |i: usize| usize::from(keys[i % WIDTH] <= addr);
+    while left >= 4 {
+        left /= 4;
+        base += left * (here(base + left) + here(base + 2 * left) + here(base + 3 * left));
+    }
+    if left == 2 {
+        base += here(base + 1);
     }
     base
 }
@@ -342,7 +401,10 @@ mod tests {
             }
             for addr in 0..10 * (len as u64 + 2) {
                 let counted = keys[1..len].iter().filter(|key| **key <= addr).count();
-                assert_eq!(search(&keys, addr), counted, "{addr} among {len}");
+                assert_eq!(search::<WIDTH>(&keys, addr), counted, "{addr} among {len}");
+                if len <= SMALL {
+                    assert_eq!(search::<SMALL>(&keys, addr), counted, "{addr} among {len}");
+                }
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use super::core::Core;
 use super::local;
@@ -16,7 +15,7 @@ use super::{AddressSpace, LookupError, LookupPath, Payload, VmaReadGuard, WaitOp
 ///
 /// Stays with its thread.
 pub struct Reader<'a, T: Payload> {
-    core: &'a Arc<Core<T>>,
+    core: &'a Core<T>,
     record: &'a Record,
     stays: PhantomData<*const ()>,
 }

@@ -1,16 +1,23 @@
-//! What a thread looked up last.
+//! What a thread looked up lately.
 
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
+use super::Payload;
 use super::slot::Slot;
-use super::sync::mutant;
-use super::{AddrRange, Payload};
+use super::sync::{MODEL, mutant};
 
-/// The slot that the owner of a record found last, and the section number of that
+/// See [`Recent`]. A power of two.
+pub(super) const SAMPLE: u64 = if MODEL { 1 } else { 16 };
+
+/// A slot that the owner of a record has found, and the section number of that
 /// moment. While `mm_lock_seq` is still that even number, no section has begun,
 /// let alone published anything, so the slot is what a walk would find: exits that
 /// come from the same region again and again need no walk.
+///
+/// One find in [`SAMPLE`] is remembered: whoever comes from the same region again is
+/// soon known, and whoever never does is spared the stores, which the next full
+/// fence has to wait for.
 ///
 /// The number has to be loaded after the full fence that publishes the walk: a
 /// section that begins later then sees the entry, and frees nothing under it.
@@ -43,8 +50,8 @@ impl Recent {
     /// The slot, if it covers `addr` and is in force while `mm_lock_seq` is `seq`.
     #[inline(always)]
     pub(super) fn get<T: Payload>(&self, seq: u64, addr: u64) -> Option<NonNull<Slot<T>>> {
-        // One comparison and no branch for each half: where addresses are random,
-        // a branch on either end would be taken half of the time.
+        // One comparison and one branch: where addresses are random, a branch on
+        // either end would be taken half of the time.
         let known = addr.wrapping_sub(self.start.get()) <= self.span.get();
         let current = (self.seq.get() == seq) | mutant("recent");
         if known & current {
@@ -54,10 +61,11 @@ impl Recent {
         }
     }
 
-    /// Remembers a slot of `range` that is in force while `mm_lock_seq` is `seq`,
+    /// Remembers a slot that is in force while `mm_lock_seq` is `seq`,
     /// which is even.
-    #[inline(always)]
-    pub(super) fn set<T: Payload>(&self, seq: u64, range: AddrRange, slot: &Slot<T>) {
+    #[cold]
+    pub(super) fn set<T: Payload>(&self, seq: u64, slot: &Slot<T>) {
+        let range = slot.range();
         self.seq.set(seq);
         self.start.set(range.start());
         self.span.set(range.last() - range.start());

@@ -71,10 +71,12 @@ pub(super) struct Counts {
 pub(super) struct Count(AtomicU64);
 
 impl Count {
+    /// One more. Returns how many there were before.
     #[inline]
-    pub(super) fn add(&self) {
-        let now = self.0.load(Ordering::Relaxed);
-        self.0.store(now.wrapping_add(1), Ordering::Relaxed);
+    pub(super) fn add(&self) -> u64 {
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store(before.wrapping_add(1), Ordering::Relaxed);
+        before
     }
 }
 

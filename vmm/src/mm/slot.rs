@@ -8,9 +8,8 @@ use super::sync::{Life, mutant, unless};
 use super::{AddrRange, Vma, VmaInfo};
 
 /// A VMA with what the protocol needs beside it. What a walk looks at comes first,
-/// 32 bytes that lie in one cache line; no two slots have theirs in the same line,
-/// as slots are larger than one. (Aligned to a whole line, a million VMAs would
-/// take more than the 256 bytes each that they may.)
+/// and the payload after it: with one of up to 32 bytes (an `Arc` takes 8), a lookup
+/// and the access that it is for load a single cache line of it.
 ///
 /// The [`Vma`] itself may be looked at by those who hold it and by the writer:
 /// when the writer takes it out, walks may still come by, and find the slot
@@ -19,16 +18,15 @@ use super::{AddrRange, Vma, VmaInfo};
 /// The lock and the detached mark need no ordering of their own: a reader compares
 /// them with an `mm_lock_seq` that it has acquired, and whose stores release what
 /// was marked before.
-#[repr(C, align(32))]
+#[repr(C, align(64))]
 pub(super) struct Slot<T> {
     /// All of it, so that a pointer made of a `&Slot` may be what frees it, and a
     /// reference that ends later than the hold forbids nothing.
     cell: UnsafeCell<Inner<T>>,
 }
 
-#[repr(C, align(32))]
+#[repr(C)]
 pub(super) struct Inner<T> {
-    range: AddrRange,
     /// `vm_lock_seq`: the section that write-locked it last, 0 for none; with
     /// [`TRIED`] flipped, the one that tries to.
     lock_seq: AtomicU64,
@@ -64,7 +62,6 @@ impl<T> Slot<T> {
     /// A slot that is in no tree yet.
     pub(super) fn new(vma: Vma<T>) -> Box<Self> {
         let inner = Inner {
-            range: vma.range(),
             lock_seq: AtomicU64::new(0),
             detached: AtomicBool::new(false),
             count: AtomicU32::new(1),
@@ -79,7 +76,9 @@ impl<T> Slot<T> {
     #[inline]
     pub(super) fn range(&self) -> AddrRange {
         self.life.touch();
-        self.range
+        // SAFETY: written before the slot was published and never again: taking the
+        // VMA out copies it.
+        unsafe { Vma::<T>::range_of(self.vma.get().cast()) }
     }
 
     /// Whether section `seq`, which is odd, has it write-locked.

@@ -55,7 +55,7 @@ impl<T: Payload> AddressSpace<T> {
         let SpaceOptions { strategy, rank } = options;
         let registry = Registry::new(name, rank, strategy.is_aside());
         Self {
-            core: Arc::new(Core::new(registry, range, strategy, seq, pace)),
+            core: Core::new(registry, range, strategy, seq, pace),
         }
     }
 

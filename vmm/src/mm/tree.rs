@@ -19,13 +19,29 @@ pub(super) unsafe fn find<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T
     if root.is_null() {
         return None;
     }
+    if root.is_small() {
+        // SAFETY: passed on.
+        return unsafe { find_in_small(root, addr) };
+    }
     let mut node = root;
     while !node.is_leaf() {
         // SAFETY: an inner node's children are nodes of the same version.
-        node = unsafe { &*node.node() }.child(addr);
+        node = unsafe { &*node.inner() }.child(addr);
     }
     // SAFETY: a leaf's children are slots of the same version.
-    let slot = unsafe { &*(*node.node()).child(addr).slot() };
+    let slot = unsafe { &*(*node.leaf()).child(addr).slot() };
+    slot.range().contains(addr).then_some(slot)
+}
+
+/// The slot that covers `addr`, in a tree that is small.
+///
+/// # Safety
+///
+/// As for [`find`]; and the tree is [small](Child::is_small).
+#[inline(always)]
+pub(super) unsafe fn find_in_small<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T>> {
+    // SAFETY: a leaf's children are slots of the same version.
+    let slot = unsafe { &*(*root.small()).child_of_small(addr).slot() };
     slot.range().contains(addr).then_some(slot)
 }
 

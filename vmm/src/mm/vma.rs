@@ -24,12 +24,14 @@ pub trait Payload: Clone + Send + Sync + 'static {
 ///
 /// A `Vma` never changes: a change of bounds, flags or payload makes a new one.
 #[derive(Clone, Debug)]
+// In this order, so that what every access asks for lies together.
+#[repr(C)]
 pub struct Vma<T> {
     range: AddrRange,
+    payload: T,
     flags: VmFlags,
     offset: u64,
     generation: u64,
-    payload: T,
 }
 
 /// What a bare walk sees of a VMA: all but the payload. It may be out of date by
@@ -64,6 +66,7 @@ impl<T> Vma<T> {
     }
 
     /// The addresses.
+    #[inline]
     pub fn range(&self) -> AddrRange {
         self.range
     }
@@ -87,6 +90,7 @@ impl<T> Vma<T> {
     }
 
     /// What stands behind the addresses.
+    #[inline]
     pub fn payload(&self) -> &T {
         &self.payload
     }
@@ -123,6 +127,17 @@ impl<T> Vma<T> {
             generation,
             ..self
         }
+    }
+
+    /// The addresses of `vma`, none of which is looked at but these.
+    ///
+    /// # Safety
+    ///
+    /// `vma` may be read, its range is initialised and nobody writes to it.
+    #[inline(always)]
+    pub(super) unsafe fn range_of(vma: *const Self) -> AddrRange {
+        // SAFETY: says the caller; no reference is made to the whole.
+        unsafe { (&raw const (*vma).range).read() }
     }
 
     /// What `vma` is, but for its payload, which is not looked at.

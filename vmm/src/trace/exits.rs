@@ -124,6 +124,8 @@ pub struct VcpuTrace {
     pub rom_writes: u64,
     /// Accesses that a device refused or failed at.
     pub device_failures: u64,
+    /// Memslots of lazy RAM that were missed and put in.
+    pub lazy_slots: u64,
     /// Lookups that had their answer at once.
     pub lookups_fast: u64,
     /// Lookups that found nothing mapped.
@@ -153,6 +155,7 @@ impl VcpuTrace {
             Served::DeviceFailed => self.device_failures += 1,
             Served::Memory | Served::Device => {}
         }
+        self.lazy_slots += u64::from(access.slots);
         match (&access.path.waited, access.vma) {
             (Some(waited), _) => self.waits.record(waited.time),
             (None, Some(_)) => self.lookups_fast += 1,
@@ -174,8 +177,11 @@ impl VcpuTrace {
     }
 
     fn row(&mut self, key: ExitKey, time: Duration) {
+        if let Some(times) = self.exits.get_mut(&key) {
+            return times.record(time);
+        }
         let full = self.exits.len() >= self.max_rows;
-        let key = match full && !self.exits.contains_key(&key) {
+        let key = match full {
             true => ExitKey::overflow(key.kind),
             false => key,
         };
@@ -195,6 +201,7 @@ impl VcpuTrace {
             (&mut self.unmapped_reads, other.unmapped_reads),
             (&mut self.rom_writes, other.rom_writes),
             (&mut self.device_failures, other.device_failures),
+            (&mut self.lazy_slots, other.lazy_slots),
             (&mut self.lookups_fast, other.lookups_fast),
             (&mut self.lookups_none, other.lookups_none),
         ];

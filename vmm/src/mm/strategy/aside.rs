@@ -17,16 +17,14 @@
 //! A pin is an entry of a record under every strategy: it has to be named, copied,
 //! and dropped on any thread. The hold moves to it when it is made.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
-
 use super::super::core::Core;
 use super::super::entry::Entry;
-use super::super::lookup::{Attempt, Found, LookupPath, WaitOptions};
+use super::super::lookup::{Attempt, Ended, Held, LookupPath, Outcome, WaitOptions};
 use super::super::record::Record;
 use super::super::slot::Slot;
+use super::super::sync::atomic::Ordering;
 use super::super::sync::mutant;
-use super::super::{AddrRange, Payload, VmaReadGuard, tree};
+use super::super::{AddrRange, Payload, tree};
 use super::Strategy;
 
 impl<T: Payload> Core<T> {
@@ -34,18 +32,18 @@ impl<T: Payload> Core<T> {
     /// VMA, or because in this space that entry never is.
     #[cold]
     pub(in super::super) fn try_lookup_aside<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
-    ) -> Option<VmaReadGuard<'a, T>> {
+    ) -> Option<Held<'a, T>> {
         if self.strategy != Strategy::Rwlock {
             match self.attempt(record, record.vacant(), addr) {
-                Attempt::Held(guard) => return Some(self.keep(guard)),
+                Attempt::Held(held) => return Some(self.keep(held)),
                 Attempt::Missing => return None,
                 Attempt::Locked { entry, .. } => self.leave(entry),
             }
         } else if self.writer.map_lock.try_read() {
-            return self.look_under_map_lock(record, addr);
+            return self.look_under_map_lock(record, addr).ok();
         }
         record.counts.abort.add();
         None
@@ -54,23 +52,23 @@ impl<T: Payload> Core<T> {
     /// The waiting lookup of such a thread.
     #[cold]
     pub(in super::super) fn lookup_aside<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
         pinned: Option<u64>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Found<'a, T> {
+    ) -> Outcome<'a, T> {
         if self.strategy == Strategy::Rwlock {
             return if self.writer.map_lock.try_read() {
-                Ok(self.look_under_map_lock(record, addr))
+                self.look_under_map_lock(record, addr)
             } else {
                 self.busy(record, addr, options, path)
             };
         }
         match self.attempt(record, record.vacant(), addr) {
-            Attempt::Held(guard) => Ok(Some(self.keep(guard))),
-            Attempt::Missing => Ok(None),
+            Attempt::Held(held) => Ok(self.keep(held)),
+            Attempt::Missing => Err(Ended::Missing),
             Attempt::Locked { entry, slot, seq } => {
                 self.locked(record, (entry, slot, seq), pinned, options, path)
             }
@@ -80,10 +78,10 @@ impl<T: Payload> Core<T> {
     /// The same for those who do not ask how it went.
     #[cold]
     pub(in super::super) fn plain_lookup_aside<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
-    ) -> Found<'a, T> {
+    ) -> Outcome<'a, T> {
         let options = WaitOptions::default();
         self.lookup_aside(record, addr, None, options, &mut LookupPath::default())
     }
@@ -91,49 +89,35 @@ impl<T: Payload> Core<T> {
     /// A hold has come to be in the record. Moves it to where this space has its
     /// holds.
     #[inline]
-    pub(in super::super) fn keep<'a>(&self, guard: VmaReadGuard<'a, T>) -> VmaReadGuard<'a, T> {
+    pub(in super::super) fn keep<'a>(&self, held: Held<'a, T>) -> Held<'a, T> {
         if self.strategy == Strategy::Refcount {
             if mutant("note-first") {
-                guard.entry.note();
+                held.entry.note();
             }
-            guard.slot.count_up();
-            guard.entry.note();
+            held.slot.count_up();
+            held.entry.note();
         }
-        guard
+        held
     }
 
     /// Looks up for the calling thread, which has the map lock for reading. It
     /// keeps that if it finds something.
     pub(super) fn look_under_map_lock<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
-    ) -> Option<VmaReadGuard<'a, T>> {
+    ) -> Outcome<'a, T> {
         // SAFETY: the tree in force stays so while the map lock is held; and the
         // slot is in it for as long as the guard holds that lock.
         let Some(slot) = (unsafe { tree::find(self.root(), addr) }) else {
             self.writer.map_lock.end_read();
             record.counts.miss.add();
-            return None;
+            return Err(Ended::Missing);
         };
         record.counts.success.add();
         let entry = record.vacant();
         entry.note_at(addr);
-        Some(self.guard(entry, slot))
-    }
-
-    /// A guard for what `entry` says.
-    pub(super) fn guard<'a>(
-        self: &'a Arc<Self>,
-        entry: &'a Entry,
-        slot: &'a Slot<T>,
-    ) -> VmaReadGuard<'a, T> {
-        VmaReadGuard {
-            core: self,
-            slot,
-            entry,
-            stays: PhantomData,
-        }
+        Ok(Held { slot, entry })
     }
 
     /// Gives up a guard's hold of `slot`, as far as it is not in the record.
@@ -145,12 +129,17 @@ impl<T: Payload> Core<T> {
         }
     }
 
-    /// What a dropped guard does last: the entry is clear, and the bell wants to be
-    /// rung.
+    /// Ends a guard's hold where a writer sleeps, or where there may be more to it than
+    /// the entry. Who held what no section has marked has nobody to wake.
     #[cold]
-    pub(in super::super) fn put_and_ring(&self, slot: &Slot<T>, addr: u64) {
+    pub(in super::super) fn put_and_ring(&self, slot: &Slot<T>, entry: &Entry) {
+        let marked = slot.is_locked(self.seq.load(Ordering::Relaxed));
+        let addr = entry.addr();
+        entry.clear();
         self.put(slot);
-        self.bell.ring(addr);
+        if marked {
+            self.bell.ring(addr);
+        }
     }
 
     /// A guard's entry has become a pin, which holds from now on.

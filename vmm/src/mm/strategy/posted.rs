@@ -11,11 +11,9 @@
 //! The map lock is given to those who wait for it in turn, so that a reader waits for
 //! one section, as it would for Linux's.
 
-use std::sync::Arc;
-
 use super::super::core::Core;
 use super::super::entry::Entry;
-use super::super::lookup::{Attempt, Found, LookupPath, WaitOptions, Waited};
+use super::super::lookup::{self, Attempt, Ended, LookupPath, Outcome, WaitOptions, Waited};
 use super::super::record::Record;
 use super::super::sync::atomic::Ordering;
 use super::super::sync::{Watch, mutant};
@@ -26,23 +24,24 @@ impl<T: Payload> Core<T> {
     /// Section `seq` has the VMA locked to which `entry` walks, and this space
     /// waits for the map lock.
     pub(in super::super) fn wait_as_posted<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         entry: &'a Entry,
         mut seq: u64,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Found<'a, T> {
+    ) -> Outcome<'a, T> {
         let addr = entry.addr();
         self.leave(entry);
         loop {
-            self.wait_for_map_lock(record, seq, options, path)?;
+            self.wait_for_map_lock(record, seq, options, path)
+                .map_err(Ended::Failed)?;
             // SAFETY: the tree in force stays so while the map lock is held.
             let found = unsafe { tree::find(self.root(), addr) };
             let Some(slot) = found else {
                 self.writer.map_lock.end_read();
                 record.counts.miss.add();
-                return Ok(None);
+                return Err(Ended::Missing);
             };
             if self.strategy == Strategy::Pin {
                 if mutant("posted-late") {
@@ -50,27 +49,27 @@ impl<T: Payload> Core<T> {
                 }
                 let entry = record.vacant();
                 entry.walk(addr);
-                entry.hold();
+                let held = lookup::hold(entry, slot);
                 // A section that begins after this sees the hold: it takes the map
                 // lock from us.
                 if !mutant("posted-late") {
                     self.writer.map_lock.end_read();
                 }
-                return Ok(Some(self.guard(entry, slot)));
+                return Ok(held);
             }
             self.writer.map_lock.end_read();
             path.retries += 1;
             record.count_retry();
             match self.attempt(record, record.vacant(), addr) {
-                Attempt::Held(guard) => return Ok(Some(guard)),
-                Attempt::Missing => return Ok(None),
+                Attempt::Held(held) => return Ok(held),
+                Attempt::Missing => return Err(Ended::Missing),
                 Attempt::Locked {
                     entry,
                     slot,
                     seq: by,
                 } => {
-                    if let Some(found) = self.past_a_try(record, (entry, slot, by)) {
-                        return Ok(found);
+                    if let Some(outcome) = self.past_a_try(record, (entry, slot, by)) {
+                        return outcome;
                     }
                     self.leave(entry);
                     seq = by;
@@ -82,14 +81,14 @@ impl<T: Payload> Core<T> {
     /// The map lock, which is to be the hold, is not to be had at once.
     #[cold]
     pub(in super::super) fn busy<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         record: &'a Record,
         addr: u64,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
-    ) -> Found<'a, T> {
+    ) -> Outcome<'a, T> {
         if self.writer.map_lock.is_mine() {
-            return Err(LookupError::OwnWriteSection);
+            return Err(Ended::Failed(LookupError::OwnWriteSection));
         }
         if self.writer.map_lock.try_read_again() {
             // This thread has the map lock for reading, so no writer has it; one
@@ -98,9 +97,10 @@ impl<T: Payload> Core<T> {
             record.counts.nested.add();
         } else {
             let seq = self.seq.load(Ordering::Acquire) | 1;
-            self.wait_for_map_lock(record, seq, options, path)?;
+            self.wait_for_map_lock(record, seq, options, path)
+                .map_err(Ended::Failed)?;
         }
-        Ok(self.look_under_map_lock(record, addr))
+        self.look_under_map_lock(record, addr)
     }
 
     /// Takes the map lock for reading, in turn, because of section `seq`.

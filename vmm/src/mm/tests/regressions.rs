@@ -199,6 +199,10 @@ fn planning_is_not_quadratic() {
         section.lock().unwrap().publish();
         began.elapsed()
     };
-    let (small, large) = (time(1000), time(8000));
-    assert!(large < 24 * small, "1000: {small:?}, 8000: {large:?}");
+    // The best of a few: other programs run too.
+    let time = |n| (0..3).map(|_| time(n)).min().unwrap();
+    // Both larger than the caches, so that four times as many cost about four times
+    // as much, or else sixteen.
+    let (small, large) = (time(4000), time(16_000));
+    assert!(large < 10 * small, "4000: {small:?}, 16 000: {large:?}");
 }

@@ -1,0 +1,128 @@
+//! Failures with real causes: the map, KVM and the host refuse, and all is as
+//! before.
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gracefault::hotplug::{BlockKind, Consent, HotplugError};
+use gracefault::kvm::{SlotAccess, SlotError};
+use gracefault::memory::Mapping;
+use gracefault::mm::WriteError;
+use libtest_mimic::Trial;
+
+use crate::support::blocks::{Blocks, Picture};
+use crate::support::{Outcome, Ram, kvm_test};
+
+const BLOCK: u64 = 4 << 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        kvm_test("causes_in_the_map", in_the_map),
+        kvm_test("causes_in_kvm", in_kvm),
+        kvm_test("causes_in_the_host", in_the_host),
+    ]
+}
+
+/// Asserts that it fails, that all is as before, and what the error is.
+#[track_caller]
+fn refused<R>(
+    blocks: &Blocks,
+    operation: impl FnOnce() -> Result<R, HotplugError>,
+    is: impl FnOnce(&HotplugError) -> bool,
+) {
+    let before = Picture::of(blocks);
+    let Err(error) = operation() else {
+        panic!("it was not refused");
+    };
+    assert!(is(&error), "{error}");
+    assert_eq!(Picture::of(blocks), before, "{error}");
+}
+
+fn in_the_map() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 3)?;
+    let region = &blocks.region;
+    let plug = |some: &[u32]| region.plug_all(some, BlockKind::Cooperative);
+    // Something else is at block 2.
+    let foreign = Arc::new(Mapping::anonymous(BLOCK)?);
+    blocks.space.map_ram(region.block_range(2), foreign)?;
+    let overlaps = |e: &HotplugError| matches!(e, HotplugError::Map(WriteError::Overlaps { .. }));
+    refused(&blocks, || plug(&[2]), overlaps);
+    refused(&blocks, || plug(&[0, 1, 2]), overlaps);
+    blocks.space.mm().unmap(region.block_range(2), None)?;
+    plug(&[0, 1, 2])?;
+    // This thread holds one.
+    let unplug = |deadline| region.unplug(0, Consent::Surprise, deadline);
+    let guard = blocks
+        .space
+        .mm()
+        .lock_vma_under_rcu_wait(region.block_range(1).start())?;
+    let holds = |e: &HotplugError| matches!(e, HotplugError::Map(WriteError::HoldsGuard));
+    refused(&blocks, || unplug(None), holds);
+    drop(guard);
+    // Another has the map lock.
+    let read = blocks.space.mm().mmap_read_lock()?;
+    thread::scope(|scope| {
+        let locked = |e: &HotplugError| matches!(e, HotplugError::Map(WriteError::LockTimedOut));
+        let soon = Some(Instant::now() + Duration::from_millis(5));
+        scope
+            .spawn(move || unplug(soon))
+            .join()
+            .expect("no panic")
+            .map(drop)
+            .map_or_else(
+                |e| assert!(locked(&e), "{e}"),
+                |()| panic!("it was not refused"),
+            );
+    });
+    drop(read);
+    assert_eq!(region.plugged().len(), 3);
+    unplug(None)?;
+    Ok(())
+}
+
+fn in_kvm() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 3)?;
+    let plug = |some: &[u32]| blocks.region.plug_all(some, BlockKind::Volatile);
+    // A slot that the map does not know of, in the middle of block 2.
+    let gpa = blocks.region.block_range(2).start() + 0x1000;
+    let slot = blocks
+        .vm
+        .add_slot(gpa, Ram::new(4096), SlotAccess::ReadWrite)?;
+    let overlaps = |e: &HotplugError| matches!(e, HotplugError::Slot(SlotError::Overlap { .. }));
+    refused(&blocks, || plug(&[2]), overlaps);
+    refused(&blocks, || plug(&[0, 1, 2]), overlaps);
+    slot.remove().map_err(|(_, error)| error)?;
+    plug(&[0, 1, 2])?;
+    Ok(())
+}
+
+/// No more addresses than there are now.
+fn in_the_host() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 3)?;
+    let plug = || blocks.region.plug_all(&[0, 1, 2], BlockKind::Volatile);
+    plug()?;
+    for block in 0..3 {
+        blocks.region.unplug(block, Consent::Surprise, None)?;
+    }
+    let mut usual = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: reads a limit into a place of the right type.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut usual) }, 0);
+    // Room for two of the three.
+    let now = crate::support::blocks::status()["VmSize"] << 10;
+    let little = libc::rlimit {
+        rlim_cur: now + 2 * BLOCK + BLOCK / 2,
+        ..usual
+    };
+    // SAFETY: sets a limit of this process.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &little) }, 0);
+    refused(&blocks, plug, |e| {
+        matches!(e, HotplugError::NoMemory { .. })
+    });
+    // SAFETY: sets it back.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &usual) }, 0);
+    plug()?;
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! A machine on which one operation is done again and again, and fails.
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use gracefault::hotplug::{BlockKind, Consent, Resizer};
+use gracefault::memory::faults::{Fault, Step, Watch};
+
+use crate::operations::{BLOCK, Operation};
+use crate::support::blocks::{Blocks, Picture};
+
+pub(crate) struct Scene<'a> {
+    operation: &'a Operation,
+    pub(crate) blocks: Blocks,
+    pub(crate) resizer: Resizer,
+}
+
+/// How an operation ends that is done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Done,
+    /// It is done, but it says that the host has kept something.
+    Stands,
+}
+
+pub(crate) fn text(error: impl Display) -> String {
+    error.to_string()
+}
+
+impl<'a> Scene<'a> {
+    pub(crate) fn new(operation: &'a Operation) -> Self {
+        let blocks = Blocks::new(BLOCK, 5).expect("a machine");
+        let resizer = Resizer::new(blocks.region.clone()).expect("a thread");
+        let scene = Self {
+            operation,
+            blocks,
+            resizer,
+        };
+        scene.reset().expect("nothing fails yet");
+        scene
+    }
+
+    /// Does it, with nothing failing.
+    pub(crate) fn run(&self) -> Result<(), String> {
+        match (self.operation.run)(self)? {
+            End::Done => Ok(()),
+            End::Stands => Err("the host has kept something".to_owned()),
+        }
+    }
+
+    /// Plugs and unplugs by hand what the operation has changed.
+    pub(crate) fn reset(&self) -> Result<(), String> {
+        let region = &self.blocks.region;
+        let there = self.plugged();
+        for block in 0..region.blocks() {
+            let wanted = self.operation.plugged.contains(&block);
+            if there.contains(&block) && !wanted {
+                region
+                    .unplug(block, Consent::Surprise, None)
+                    .map_err(text)?;
+            } else if wanted && !there.contains(&block) {
+                region.plug(block, BlockKind::Cooperative).map_err(text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plugged(&self) -> Vec<u32> {
+        let plugged = self.blocks.region.plugged();
+        plugged.iter().map(|block| block.0).collect()
+    }
+
+    /// Does it with these faults. Nothing of the failure must be left, and what has
+    /// failed must succeed when it is done again. Tells how often each step failed.
+    pub(crate) fn fail(&self, faults: &[Fault]) -> Result<BTreeMap<Step, u64>, String> {
+        let what = format!("{} with {faults:?}", self.operation.name);
+        // This one, and the resizer's.
+        let before = Picture::with_threads(&self.blocks, 2);
+        let watch = Watch::begin(faults);
+        let end = (self.operation.run)(self);
+        let failed: BTreeMap<_, _> = faults
+            .iter()
+            .map(|fault| (fault.step, watch.failed(fault.step)))
+            .collect();
+        drop(watch);
+        let times = |step| failed.get(&step).copied().unwrap_or(0);
+
+        // What is said of it.
+        let gives_back = [Step::UnmapMemory, Step::DiscardMemory, Step::RemoveSlot];
+        match &end {
+            Ok(End::Done)
+                if faults
+                    .iter()
+                    .any(|f| !gives_back.contains(&f.step) && times(f.step) > 0) =>
+            {
+                panic!("{what}: nothing was said of it");
+            }
+            Ok(End::Done) if !self.operation.is_machine && times(Step::UnmapMemory) > 0 => {
+                panic!("{what}: nothing was said of it");
+            }
+            Ok(_) => {}
+            Err(error) => assert!(error.len() > 20, "{what}: {error}"),
+        }
+
+        // What there is: map, slots and mappings agree with each other, and if it
+        // failed, with what there was.
+        let stuck = match (&end, self.operation.is_plug) {
+            (Err(_), true) => times(Step::RemoveSlot),
+            _ => 0,
+        };
+        self.check(&what, &before, stuck, times(Step::UnmapMemory));
+        if end.is_err() && self.operation.is_whole {
+            let now = Picture::of(&self.blocks);
+            assert_eq!(now.vmas, before.vmas, "{what}");
+        }
+
+        // What comes next works.
+        if end.is_ok() {
+            self.reset().map_err(|e| format!("{what}: {e}"))?;
+        }
+        self.run().map_err(|e| format!("{what}, then again: {e}"))?;
+        self.reset()
+            .map_err(|e| format!("{what}, then again: {e}"))?;
+        self.check(&what, &before, 0, times(Step::UnmapMemory));
+        let start = &self.operation.plugged;
+        assert_eq!(self.plugged(), *start, "{what}");
+        Ok(failed)
+    }
+
+    /// As many VMAs and slots as blocks are plugged, and as much address space
+    /// more, or less, than `before`; but `stuck` blocks that have their slots yet,
+    /// and the addresses of `lost` mappings that the host did not take back.
+    #[track_caller]
+    fn check(&self, what: &str, before: &Picture, stuck: u64, lost: u64) {
+        let blocks = self.plugged().len() as u64;
+        let were = before.vmas.0.len() as u64 - 1;
+        let space = (before.space + blocks * (BLOCK >> 20)).saturating_sub(were * (BLOCK >> 20));
+        let expected = |slack: u64| {
+            (
+                blocks + 1,
+                blocks + 1 + stuck,
+                before.descriptors,
+                before.threads,
+                slack,
+            )
+        };
+        let now = || {
+            let now = Picture::of(&self.blocks);
+            // A mapping of a machine's own may be larger than a block.
+            let most = (stuck + lost)
+                * if self.operation.is_machine {
+                    8
+                } else {
+                    BLOCK >> 20
+                };
+            let least = if self.operation.is_machine { 0 } else { most };
+            // The allocator takes and gives back a little as it likes, and one MiB more
+            // may be rounded to; what could leak of a block or a machine is more.
+            let is_right =
+                (space + least).saturating_sub(1) <= now.space && now.space <= space + most + 1;
+            let slack = if is_right { 0 } else { now.space };
+            (
+                now.vmas.0.len() as u64,
+                u64::from(now.slots),
+                now.descriptors,
+                now.threads,
+                slack,
+            )
+        };
+        crate::support::blocks::eventually(|| now() == expected(0));
+        assert_eq!(
+            now(),
+            expected(0),
+            "{what}: VMAs, slots, descriptors, threads, and MiB that are not about {space}; before {before:?}"
+        );
+    }
+}

@@ -1,0 +1,333 @@
+//! RAM whose pages come from an image at first touch: unplugs, given up and carried
+//! out, while a vCPU and a thread of the VMM that holds the region are both asleep
+//! for a page of it.
+use std::error::Error;
+use std::io;
+use std::ops::ControlFlow::{Break, Continue};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gracefault::devices::HotplugController;
+use gracefault::hotplug::{BlockKind, Consent, HotplugError, HotplugRegion};
+use gracefault::kvm::{End, Exit, VcpuThread};
+use gracefault::memory::{GuestSpace, PageSource, RamError, RamSizes, RamSource};
+use gracefault::mm::{AddrRange, WriteError};
+use libtest_mimic::{Completion, Trial};
+
+use crate::support::{MMIO, Machine, guest, kvm_test_if, with_regs};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        kvm_test_if("paging_unplug_that_is_given_up", || in_time(given_up)),
+        kvm_test_if("paging_unplug_that_waits_for_pages", || in_time(waits)),
+        kvm_test_if("paging_vcpu_that_is_stopped", || in_time(stopped)),
+        kvm_test_if("paging_image_that_fails", || in_time(failing)),
+    ]
+}
+
+type Judged = Result<Completion, Box<dyn Error>>;
+
+/// Runs a test, and fails it if it hangs.
+fn in_time(test: fn() -> Result<Completion, String>) -> Judged {
+    let (done, waiting) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = test();
+        let _ = done.send(());
+        result
+    });
+    match waiting.recv_timeout(Duration::from_secs(120)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => Err("it hangs".into()),
+        _ => match thread.join() {
+            Ok(result) => Ok(result?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
+}
+
+const PAGE: u64 = 4096;
+const BLOCK: u64 = 2 << 20;
+/// Where the blocks are for the guest.
+const START: u64 = 4 << 30;
+
+/// An image each of whose words is its own offset and a bit. Its pages come late.
+struct Late {
+    /// Whether pages come at all yet.
+    open: Mutex<bool>,
+    opened: Condvar,
+    delay: Duration,
+    /// Reads that have begun.
+    begun: AtomicU64,
+    /// From here on it cannot be read.
+    end: u64,
+}
+
+fn word(offset: u64) -> u64 {
+    offset << 8 | 1
+}
+
+impl Late {
+    fn new(open: bool, delay: Duration, end: u64) -> Arc<Self> {
+        Arc::new(Self {
+            open: Mutex::new(open),
+            opened: Condvar::new(),
+            delay,
+            begun: AtomicU64::new(0),
+            end,
+        })
+    }
+
+    fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+
+    /// Returns when so many pages have been asked for.
+    fn wait_begun(&self, reads: u64) {
+        while self.begun.load(SeqCst) < reads {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl PageSource for Late {
+    fn read_page(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
+        self.begun.fetch_add(1, SeqCst);
+        let open = self.open.lock().unwrap();
+        drop(self.opened.wait_while(open, |open| !*open).unwrap());
+        thread::sleep(self.delay);
+        if offset >= self.end {
+            return Err(io::Error::other("the image ends before"));
+        }
+        for (i, bytes) in page.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&word(offset + 8 * i as u64).to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// A machine with a region of two blocks, the first of them plugged.
+struct Rig {
+    machine: Machine,
+    space: Arc<GuestSpace>,
+    region: HotplugRegion,
+}
+
+impl Rig {
+    /// `Err`: why there is no demand paging here.
+    fn new(image: Arc<Late>) -> Result<Self, Completion> {
+        let sizes = RamSizes {
+            boot: 0,
+            hotplug: 2 * BLOCK,
+            block: BLOCK,
+        };
+        let source = match RamSource::of_pages(sizes, image) {
+            Err(RamError::Paging(error)) => return Err(Completion::ignored_with(error)),
+            other => other.unwrap(),
+        };
+        let machine = Machine::new().unwrap();
+        let range = AddrRange::new(0, 1 << 36).expect("not empty");
+        let space = Arc::new(GuestSpace::physical(range));
+        let controller = Arc::new(HotplugController::new(1));
+        let vm = Arc::new(machine.vm.clone());
+        let region = HotplugRegion::new(vm, space.clone(), controller, START, BLOCK, 2);
+        let region = region.with_ram(Arc::new(source));
+        region.plug(0, BlockKind::Cooperative).unwrap();
+        Ok(Self {
+            machine,
+            space,
+            region,
+        })
+    }
+
+    fn read(&self, offset: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.space.read(START + offset, &mut bytes, None).unwrap();
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Starts a guest that runs `code`, with `rsi` at the first block and `rdx` at
+    /// its end. What it writes to the device goes to `told`, until that is enough.
+    fn start(
+        &self,
+        code: &[u8],
+        told: mpsc::Sender<u64>,
+        enough: fn(u64) -> bool,
+    ) -> VcpuThread<()> {
+        let mut vcpu = self.machine.vcpu(0, code).unwrap();
+        with_regs(&mut vcpu, |regs| {
+            (regs.rsi, regs.rdx) = (START, START + BLOCK)
+        })
+        .unwrap();
+        let space = self.space.clone();
+        VcpuThread::spawn(vcpu, move |exit, _| match exit {
+            Exit::MmioRead { gpa, data, .. } => {
+                space.read(gpa, data, None).unwrap();
+                Continue(())
+            }
+            Exit::MmioWrite {
+                gpa: MMIO, data, ..
+            } => {
+                let value = u64::from_le_bytes(data.try_into().unwrap());
+                told.send(value).unwrap();
+                if enough(value) {
+                    Break(())
+                } else {
+                    Continue(())
+                }
+            }
+            _ => Continue(()),
+        })
+        .unwrap()
+    }
+}
+
+/// The vCPU and the reader are both asleep, no page comes, and an unplug gives up:
+/// nothing has changed by it, and all that comes later is the image's.
+fn given_up() -> Result<Completion, String> {
+    let image = Late::new(false, Duration::ZERO, u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    let code = guest!(
+        "mov rax, [rsi + 0x3008]",
+        "mov [rdi], rax",
+        "xor eax, eax",
+        "5: add rax, [rsi]",
+        "add rsi, 0x1000",
+        "cmp rsi, rdx",
+        "jne 5b",
+        "mov [rdi], rax",
+    );
+    let (told, tells) = mpsc::channel();
+    let vcpu = rig.start(code, told, |value| value != word(0x3008));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| rig.read(0x5010));
+        image.wait_begun(2);
+        for _ in 0..3 {
+            let deadline = Instant::now() + Duration::from_millis(100);
+            let error = rig.region.unplug(0, Consent::Surprise, Some(deadline));
+            let error = error.expect_err("the reader holds the block");
+            let in_time = matches!(error, HotplugError::Map(WriteError::TimedOut { .. }));
+            assert!(in_time, "{error:?}");
+            assert!(!reader.is_finished());
+        }
+        assert_eq!(rig.region.plugged(), [(0, BlockKind::Cooperative)]);
+        image.open();
+        assert_eq!(reader.join().unwrap(), word(0x5010));
+    });
+    assert_eq!(tells.recv().unwrap(), word(0x3008));
+    let sum = (0..BLOCK / PAGE).map(|page| word(page * PAGE)).sum::<u64>();
+    assert_eq!(tells.recv().unwrap(), sum, "the guest saw every page");
+    assert!(matches!(vcpu.join().end, End::Handler(())));
+    for offset in (0..BLOCK).step_by(8) {
+        assert_eq!(rig.read(offset), word(offset));
+    }
+    let report = rig.region.unplug(0, Consent::Surprise, None).unwrap();
+    assert!(report.unmap_error.is_none(), "{report:?}");
+    assert_eq!(rig.read(0), u64::MAX);
+    Ok(Completion::Completed)
+}
+
+/// Each page takes a second. The unplug waits for the reader's, KVM for the
+/// vCPU's, and both get the image's.
+fn waits() -> Result<Completion, String> {
+    let image = Late::new(true, Duration::from_secs(1), u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    let code = guest!(
+        "mov rax, [rsi + 0x3008]",
+        "mov [rdi], rax",
+        "5: mov rax, [rsi + 0x4008]",
+        "mov [rdi], rax",
+        "jmp 5b",
+    );
+    let (told, tells) = mpsc::channel();
+    let vcpu = rig.start(code, told, |value| value == u64::MAX);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| rig.read(0x5010));
+        image.wait_begun(2);
+        // A change elsewhere waits in KVM, for the vCPU's page only.
+        let other = scope.spawn(|| rig.region.plug(1, BlockKind::Cooperative).unwrap());
+        let report = rig.region.unplug(0, Consent::Surprise, None).unwrap();
+        assert!(report.unmap_error.is_none(), "{report:?}");
+        assert_eq!(reader.join().unwrap(), word(0x5010));
+        other.join().unwrap();
+        eprintln!(
+            "  drained {:?} of {} readers, KVM {:?}",
+            report.drain.waited,
+            report.drain.holders.len(),
+            report.kvm
+        );
+    });
+    assert!(matches!(vcpu.join().end, End::Handler(())));
+    let mut told: Vec<_> = tells.iter().collect();
+    assert_eq!(told.pop(), Some(u64::MAX), "then nothing is there");
+    assert_eq!(told.remove(0), word(0x3008));
+    assert!(told.iter().all(|&value| value == word(0x4008)), "{told:x?}");
+    assert_eq!(rig.read(0x5010), u64::MAX);
+    // The other block has the image's pages, too.
+    assert_eq!(rig.read(BLOCK + 8), word(BLOCK + 8));
+    Ok(Completion::Completed)
+}
+
+/// A vCPU that waits for a page that never comes can be stopped, and its memory
+/// goes: but for the handler that is at the page, which is waited for.
+fn stopped() -> Result<Completion, String> {
+    let image = Late::new(false, Duration::ZERO, u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    let (told, tells) = mpsc::channel();
+    let code = guest!("mov rax, [rsi + 0x3008]", "mov [rdi], rax");
+    let vcpu = rig.start(code, told, |_| true);
+    image.wait_begun(1);
+    vcpu.request_stop();
+    let ended = vcpu.join();
+    assert!(matches!(ended.end, End::Stopped), "{ended:?}");
+    assert!(tells.try_recv().is_err());
+    thread::scope(|scope| {
+        let unplug = scope.spawn(|| rig.region.unplug(0, Consent::Surprise, None).unwrap());
+        thread::sleep(Duration::from_millis(50));
+        assert!(!unplug.is_finished(), "a handler is at its page");
+        image.open();
+        let report = unplug.join().unwrap();
+        assert!(report.unmap_error.is_none(), "{report:?}");
+    });
+    Ok(Completion::Completed)
+}
+
+/// Neither hangs, and the vCPU's error says what is wrong.
+fn failing() -> Result<Completion, String> {
+    gracefault::memory::sigbus::install().unwrap();
+    let image = Late::new(true, Duration::ZERO, 4 * PAGE);
+    let rig = match Rig::new(image) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    let code = guest!(
+        "mov rax, [rsi + 0x3008]",
+        "mov [rdi], rax",
+        "mov rax, [rsi + 0x4008]",
+        "mov [rdi], rax",
+    );
+    let (told, tells) = mpsc::channel();
+    let ended = rig.start(code, told, |value| value != word(0x3008)).join();
+    assert!(matches!(ended.end, End::Failed(_)), "{ended:?}");
+    eprintln!("  {:?}", ended.end);
+    assert_eq!(tells.iter().collect::<Vec<_>>(), [word(0x3008)]);
+    let mut bytes = [0; 8];
+    let error = rig
+        .space
+        .read(START + 5 * PAGE, &mut bytes, None)
+        .unwrap_err();
+    assert!(error.to_string().contains("no page"), "{error}");
+    rig.region.unplug(0, Consent::Surprise, None).unwrap();
+    Ok(Completion::Completed)
+}

@@ -1,0 +1,243 @@
+//! Guest RAM from each place that `--memory` can name; and what this very host
+//! cannot give, refused before anything runs.
+use std::error::Error;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use libtest_mimic::{Completion, Trial};
+
+use crate::command::{Ended, Running, gracefault};
+use crate::report::{assert_passed, number};
+use crate::support::pool::Pool;
+use crate::support::{Outcome, kvm_test, kvm_test_if};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let each = |name, words: &'static [&'static str]| {
+        kvm_test_if(name, move || match passes(words) {
+            Some(refusal) => Ok(Completion::ignored_with(refusal)),
+            None => Ok(Completion::Completed),
+        })
+    };
+    vec![
+        each(
+            "backings::memfd",
+            &[
+                "backing=memfd",
+                "backing=memfd,prefault=on",
+                "backing=memfd,lazy=on",
+            ],
+        ),
+        each("backings::anon", &["hugepages=off", "prefault=on"]),
+        each("backings::huge_pages", &["hugepages=thp"]),
+        kvm_test_if("backings::hugetlb", hugetlb),
+        each(
+            "backings::guest_memfd",
+            &[
+                "backing=guest-memfd",
+                "backing=guest-memfd,prefault=on",
+                "backing=guest-memfd,lazy=on",
+            ],
+        ),
+        kvm_test("backings::files", files),
+        kvm_test_if("backings::an_image_without_userfaultfd", no_userfaultfd),
+        kvm_test("backings::a_file_of_another_guest_s", used_file),
+        kvm_test("backings::refused_by_limits_of_the_process", limits),
+        kvm_test("backings::refused_by_the_host", refused_by_the_host),
+    ]
+}
+
+fn run_with(memory: &str) -> Ended {
+    Running::start(gracefault([
+        "run",
+        "--json",
+        "--duration",
+        "300ms",
+        "--timeout",
+        "120s",
+        "--memory",
+        memory,
+    ]))
+    .wait()
+}
+
+/// Runs with each; `Some` is what this host cannot do.
+fn passes(memory: &[&str]) -> Option<String> {
+    for memory in memory {
+        let ended = run_with(memory);
+        // Never killed: either it runs or it says why not.
+        if ended.status.code() == Some(2) {
+            assert_eq!(ended.stderr.lines().count(), 1, "{ended}");
+            return Some(ended.stderr.trim().to_owned());
+        }
+        let report = ended.expect_status(0).json();
+        assert_passed(&report, 2);
+        let backing = report["backing"].as_str().expect("a word");
+        assert!(
+            !memory.contains("backing=") || memory.contains(backing),
+            "{ended}"
+        );
+        assert!(number(&report, "/hotplug/plug/total/count") > 0, "{ended}");
+        assert_eq!(number(&report, "/hotplug/unmap_errors"), 0, "{ended}");
+    }
+    None
+}
+
+fn hugetlb() -> Result<Completion, Box<dyn Error>> {
+    // 64 MiB, and 64 blocks of 2 MiB.
+    let _pool = match Pool::grow(96) {
+        Ok(pool) => pool,
+        Err(reason) => return Ok(Completion::ignored_with(reason)),
+    };
+    assert_passes("backing=hugetlb");
+    assert_passes("backing=hugetlb,prefault=on,hugepages=2M");
+    let ended = run_with("backing=hugetlb,hotplug_size=4G");
+    ended
+        .expect_status(2)
+        .expect_message(&["hugepages-2048kB/nr_hugepages"]);
+    Ok(Completion::Completed)
+}
+
+fn backed(kind: &str, path: &Path) -> String {
+    format!("backing={kind}:{}", path.display())
+}
+
+#[track_caller]
+fn assert_passes(memory: &str) {
+    assert_eq!(passes(&[memory]), None, "{memory}");
+}
+
+fn files() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("ram");
+    assert_passes(&backed("file", &path));
+    assert_eq!(fs::metadata(&path)?.len(), 192 << 20);
+    assert_passes(&format!("{},discard=on", backed("file", &path)));
+    let before = fs::read(&path)?;
+    assert_passes(&backed("private-file", &path));
+    let image = backed("image", &path);
+    if let Some(refusal) = passes(&[&image, &format!("{image},lazy=on")]) {
+        assert!(refusal.contains("/dev/userfaultfd"), "{refusal}");
+    }
+    assert!(before == fs::read(&path)?, "neither is written");
+    Ok(())
+}
+
+/// Boot RAM that is anything but fresh: reports, tables and the like are there.
+fn used_file() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("ram");
+    let filled: Vec<u8> = (0..192_u32 << 20).map(|n| (n % 251) as u8).collect();
+    for kind in ["file", "private-file", "image"] {
+        fs::write(&path, &filled)?;
+        let refusal = passes(&[&backed(kind, &path)]);
+        let may_be = refusal
+            .as_ref()
+            .is_none_or(|why| why.contains("/dev/userfaultfd"));
+        assert!(may_be, "{refusal:?}");
+    }
+    Ok(())
+}
+
+/// Takes every way to a userfaultfd from a command that root starts: the right to
+/// the system call, and the device.
+fn without_userfaultfd(command: &mut Command) -> &mut Command {
+    const CAP_SYS_PTRACE: u64 = 19;
+    let check = |result: i32| match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    let hide = move || {
+        let null = std::ptr::null();
+        // SAFETY: system calls only, which is all that a child may do here; the
+        // strings are constants.
+        unsafe {
+            check(libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_PTRACE))?;
+            check(libc::unshare(libc::CLONE_NEWNS))?;
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            check(libc::mount(null, c"/".as_ptr(), null, private, null.cast()))?;
+            let (from, to) = (c"/dev/null".as_ptr(), c"/dev/userfaultfd".as_ptr());
+            check(libc::mount(from, to, null, libc::MS_BIND, null.cast()))
+        }
+    };
+    // SAFETY: `hide` allocates nothing and takes no lock.
+    unsafe { command.pre_exec(hide) }
+}
+
+fn no_userfaultfd() -> Result<Completion, Box<dyn Error>> {
+    if let Err(error) = without_userfaultfd(&mut gracefault(["--version"])).output() {
+        return Ok(Completion::ignored_with(format!(
+            "it cannot be taken away: {error}"
+        )));
+    }
+    let anyone = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+    if anyone.is_ok_and(|text| text.trim() == "1") {
+        return Ok(Completion::ignored_with("vm.unprivileged_userfaultfd is 1"));
+    }
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("ram");
+    fs::File::create(&path)?.set_len(192 << 20)?;
+    let mut command = gracefault(["run", "--memory", &backed("image", &path)]);
+    without_userfaultfd(&mut command);
+    let ended = Running::start(command).wait();
+    ended.expect_status(2).expect_message(&[
+        "/dev/userfaultfd",
+        "CAP_SYS_PTRACE",
+        "vm.unprivileged_userfaultfd=1",
+        "private-file",
+    ]);
+    Ok(Completion::Completed)
+}
+
+/// Runs under a limit of the shell's `ulimit`.
+fn limited(ulimit: &str, memory: &str) -> Ended {
+    let gracefault = gracefault(["run"]);
+    let mut shell = Command::new("sh");
+    let script = format!("ulimit {ulimit} && exec \"$0\" run --memory {memory}");
+    shell.args(["-c", &script]).arg(gracefault.get_program());
+    Running::start(shell).wait()
+}
+
+fn limits() -> Outcome {
+    let ended = limited("-v 2000000", "size=64M,hotplug_size=4G");
+    ended
+        .expect_status(2)
+        .expect_message(&["RLIMIT_AS", "ulimit -v", "hotplug_size="]);
+    let ended = limited("-d 1000000", "size=64M,hotplug_size=4G");
+    ended
+        .expect_status(2)
+        .expect_message(&["RLIMIT_DATA", "ulimit -d"]);
+    // The kernel's own answer to this one would be a signal.
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("ram");
+    for memory in ["backing=memfd", &backed("file", &path)] {
+        let ended = limited("-f 1000", memory);
+        ended
+            .expect_status(2)
+            .expect_message(&["RLIMIT_FSIZE", "ulimit -f"]);
+    }
+    Ok(())
+}
+
+fn refused_by_the_host() -> Outcome {
+    let ended = run_with("backing=hugetlb,hugepages=1G,size=1G,hotplug_size=0,block=1G");
+    if ended.status.code() != Some(0) {
+        ended
+            .expect_status(2)
+            .expect_message(&["huge pages of 1073741824 bytes"]);
+    }
+    let missing = run_with("backing=private-file:/nonexistent/ram");
+    missing
+        .expect_status(2)
+        .expect_message(&["/nonexistent/ram", "cannot be opened"]);
+    let device = run_with("backing=file:/dev/null");
+    device
+        .expect_status(2)
+        .expect_message(&["/dev/null", "no regular file"]);
+    let discard = run_with("discard=on");
+    discard
+        .expect_status(2)
+        .expect_message(&["discard=on", "backing=file:PATH"]);
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Memslots that go in when they are first missed.
+//!
+//! The id is taken, and all that can be checked is, when the slot is made: a guest
+//! cannot come upon memory for which KVM has no slot left. See
+//! [`LazyRam`](crate::memory::LazyRam) for who puts it in, and when.
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::slots::{MemSlot, SlotAccess, SlotError};
+use super::vm::Vm;
+use crate::memory::{HostMemory, LazySlot, PutInError};
+
+/// A memslot with an id of its own that KVM hears of on demand. Dropping it takes
+/// it out of the guest.
+pub struct LazyMemSlot {
+    vm: Vm,
+    id: u32,
+    gpa: u64,
+    memory: Arc<dyn HostMemory>,
+    /// Never held across a lookup: whoever waits for it may hold the VMA. Across an
+    /// ioctl it is.
+    slot: Mutex<Option<MemSlot>>,
+    /// Whether `slot` is there; saves the mutex those who come later.
+    is_in: AtomicBool,
+}
+
+impl Vm {
+    /// A slot for all of `memory` at `gpa`, read-write, which is not in yet. Does
+    /// not block.
+    ///
+    /// # Errors
+    /// See [`SlotError`]; above all [`SlotError::NoneLeft`].
+    pub fn lazy_slot(
+        &self,
+        gpa: u64,
+        memory: Arc<dyn HostMemory>,
+    ) -> Result<LazyMemSlot, SlotError> {
+        let id = self.reserve_slot(gpa, &*memory)?;
+        Ok(LazyMemSlot {
+            vm: self.clone(),
+            id,
+            gpa,
+            memory,
+            slot: Mutex::new(None),
+            is_in: AtomicBool::new(false),
+        })
+    }
+}
+
+impl LazyMemSlot {
+    /// Whether KVM has it.
+    pub fn is_in(&self) -> bool {
+        self.is_in.load(Ordering::Acquire)
+    }
+
+    /// Takes it out of the guest, if it is in; `true` if it was. When this returns,
+    /// no vCPU reaches the memory by itself. It keeps its id, and may be put in
+    /// again: so there is nothing to undo if what was to follow fails. Blocks as
+    /// [`Vm::add_slot`] does.
+    ///
+    /// # Errors
+    /// [`SlotError::Kvm`]; it is still in then.
+    pub fn take_out(&self) -> Result<bool, SlotError> {
+        let mut slot = self.lock();
+        let Some(there) = slot.take() else {
+            return Ok(false);
+        };
+        match there.remove_keeping_id() {
+            Ok(()) => {
+                self.is_in.store(false, Ordering::Release);
+                Ok(true)
+            }
+            Err((there, error)) => {
+                *slot = Some(there);
+                Err(error)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<MemSlot>> {
+        // Set in one step, at the end.
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LazySlot for LazyMemSlot {
+    fn put_in(&self) -> Result<bool, PutInError> {
+        if self.is_in() {
+            return Ok(false);
+        }
+        let mut slot = self.lock();
+        if slot.is_some() {
+            return Ok(false);
+        }
+        let memory = self.memory.clone();
+        let added = self
+            .vm
+            .add_slot_as(self.id, self.gpa, memory, SlotAccess::ReadWrite);
+        *slot = Some(added.map_err(|error| {
+            log::error!("{error}");
+            PutInError {
+                errno: error.errno(),
+            }
+        })?);
+        self.is_in.store(true, Ordering::Release);
+        Ok(true)
+    }
+}
+
+impl Drop for LazyMemSlot {
+    fn drop(&mut self) {
+        // One that is in gives the id back itself, when KVM has forgotten it.
+        if self.lock().is_none() {
+            self.vm.inner.ids.give(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for LazyMemSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyMemSlot")
+            .field("id", &self.id)
+            .field("gpa", &format_args!("{:#x}", self.gpa))
+            .field("is_in", &self.is_in())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The memslot of a plugged block, of either kind.
+#[derive(Debug)]
+pub enum BlockSlot {
+    /// In since the plug.
+    Eager(MemSlot),
+    /// Goes in when it is first missed.
+    Lazy(Arc<LazyMemSlot>),
+}
+
+impl BlockSlot {
+    /// Takes it out of the guest, if it is in. Blocks as [`Vm::add_slot`] does.
+    ///
+    /// # Errors
+    /// [`SlotError::Kvm`], with the slot, which is still in place.
+    pub fn remove(self) -> Result<(), (Self, SlotError)> {
+        match self {
+            Self::Eager(slot) => slot.remove().map_err(|(slot, e)| (Self::Eager(slot), e)),
+            Self::Lazy(slot) => match slot.take_out() {
+                Ok(_) => Ok(()),
+                Err(e) => Err((Self::Lazy(slot), e)),
+            },
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a handler's thread does.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::PageSource;
+use super::table::Table;
+use super::uffd::Userfaultfd;
+use crate::memory::PAGE;
+use crate::memory::ram::map_at;
+
+/// What the handlers share with their [`Pager`](super::Pager).
+pub(super) struct Shared {
+    pub(super) uffd: Userfaultfd,
+    pub(super) table: Table,
+    pub(super) source: Arc<dyn PageSource>,
+    /// Readable once the handlers are to end.
+    pub(super) stop: File,
+    /// A file of no length: touching a mapping of it is a SIGBUS.
+    pub(super) nothing: File,
+    pub(super) served: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+impl Shared {
+    /// Serves faults until it is told to stop.
+    pub(super) fn run(&self) {
+        let mut page = Box::new([0; PAGE as usize]);
+        while self.wait() {
+            match self.uffd.next_fault() {
+                Ok(Some(addr)) => self.serve(addr, &mut page),
+                // Another handler was faster.
+                Ok(None) => {}
+                Err(error) => {
+                    log::error!("reading page faults: {error}; guest RAM stays incomplete");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sleeps until there may be a fault. `false`: it is time to stop.
+    fn wait(&self) -> bool {
+        let poll = |fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut fds = [
+            poll(self.uffd.as_fd().as_raw_fd()),
+            poll(self.stop.as_raw_fd()),
+        ];
+        // SAFETY: two valid descriptors, in an array that outlives the call. An
+        // error, as by a signal, leaves no answer, and is tried again.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, -1) };
+        fds[1].revents == 0
+    }
+
+    fn serve(&self, addr: u64, page: &mut [u8; PAGE as usize]) {
+        // Not in the table: the region went, and nobody sleeps there any more.
+        let Some(serving) = self.table.serve(addr) else {
+            return;
+        };
+        let result = self.source.read_page(serving.offset, page);
+        let result = result.and_then(|()| self.put(addr, page));
+        match result {
+            Ok(()) => self.served.fetch_add(1, Ordering::Relaxed),
+            Err(error) => {
+                let offset = serving.offset;
+                log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
+                self.give_up(addr);
+                self.failed.fetch_add(1, Ordering::Relaxed)
+            }
+        };
+    }
+
+    fn put(&self, addr: u64, page: &[u8; PAGE as usize]) -> io::Result<()> {
+        loop {
+            let error = match self.uffd.put(addr, page) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                // The process's mappings are changing.
+                Some(libc::EAGAIN | libc::EINTR) => {}
+                // Another handler has put it there, for another thread's fault.
+                Some(libc::EEXIST) => return self.uffd.wake(addr),
+                // It was taken out of the userfaultfd a moment ago.
+                Some(libc::ENOENT) => return Ok(()),
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Makes touching the page an error, and lets who sleeps there meet it.
+    fn give_up(&self, addr: u64) {
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        // SAFETY: the page is in the table, so it is guest RAM that this pager has
+        // mapped and still owns; and nothing is there yet that could be lost.
+        let replaced = unsafe { map_at(addr, PAGE, flags, self.nothing.as_raw_fd()) };
+        if let Err(error) = replaced.and_then(|()| self.uffd.wake(addr)) {
+            log::error!("and it cannot be replaced: {error}");
+        }
+    }
+}

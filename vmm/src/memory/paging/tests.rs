@@ -1,0 +1,191 @@
+//! Pages of an image, without a guest.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::uffd::Userfaultfd;
+use super::*;
+use crate::memory::{Mapping, PAGE, sigbus};
+
+/// A page source whose bytes name their page, which can be held up, and which has
+/// no page beyond `end`.
+struct Numbered {
+    open: Mutex<bool>,
+    opened: Condvar,
+    reads: AtomicU64,
+    end: u64,
+}
+
+impl Numbered {
+    fn new(open: bool, end: u64) -> Arc<Self> {
+        Arc::new(Self {
+            open: Mutex::new(open),
+            opened: Condvar::new(),
+            reads: AtomicU64::new(0),
+            end,
+        })
+    }
+
+    fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+impl PageSource for Numbered {
+    fn read_page(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let open = self.open.lock().unwrap();
+        drop(self.opened.wait_while(open, |open| !*open).unwrap());
+        if offset >= self.end {
+            return Err(io::Error::other("no such page"));
+        }
+        page.fill((offset / PAGE) as u8 + 1);
+        Ok(())
+    }
+}
+
+/// A pager, or `None` where userfaultfd cannot be had.
+fn pager(source: Arc<Numbered>) -> Option<Arc<Pager>> {
+    match Pager::new(source) {
+        Ok(pager) => Some(pager),
+        Err(error @ PagingError::NotAllowed { .. }) => {
+            eprintln!("not tried: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn byte(mapping: &Mapping, at: u64) -> u8 {
+    let mut byte = [0];
+    mapping.read(at, &mut byte).unwrap();
+    byte[0]
+}
+
+#[test]
+fn each_page_is_the_image_s_and_is_read_once() {
+    let source = Numbered::new(true, u64::MAX);
+    let Some(pager) = pager(source.clone()) else {
+        return;
+    };
+    let one = pager.map(8 * PAGE, 4 * PAGE).unwrap();
+    let two = pager.map(0, 2 * PAGE).unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            [0, 1, 2, 3].map(|n| byte(&one, n * PAGE + n)),
+            [9, 10, 11, 12]
+        );
+        assert_eq!([0, 1].map(|n| byte(&two, n * PAGE)), [1, 2]);
+    }
+    assert_eq!(source.reads.load(Ordering::SeqCst), 6);
+    assert_eq!(
+        pager.counts(),
+        PagerCounts {
+            served: 6,
+            failed: 0
+        }
+    );
+    one.write(0, &[0xee]).unwrap();
+    assert_eq!(byte(&one, 0), 0xee);
+    one.unmap().unwrap();
+    let again = pager.map(8 * PAGE, PAGE).unwrap();
+    assert_eq!(byte(&again, 0), 9);
+}
+
+#[test]
+fn many_threads_at_one_page_all_get_it() {
+    let source = Numbered::new(false, u64::MAX);
+    let Some(pager) = pager(source.clone()) else {
+        return;
+    };
+    let mapping = pager.map(0, 4 * PAGE).unwrap();
+    thread::scope(|scope| {
+        for n in 0..16 {
+            let mapping = &mapping;
+            scope.spawn(move || assert_eq!(byte(mapping, n % 4 * PAGE), (n % 4) as u8 + 1));
+        }
+        while source.reads.load(Ordering::SeqCst) < 2 {
+            thread::yield_now();
+        }
+        source.open();
+    });
+}
+
+/// Its addresses can become another region's only when no handler is at it.
+#[test]
+fn a_region_goes_when_no_handler_is_at_it() {
+    let source = Numbered::new(false, u64::MAX);
+    let Some(pager) = pager(source.clone()) else {
+        return;
+    };
+    let start = 1 << 40;
+    pager.shared_table().insert(start, 2 * PAGE, 0);
+    let serving = pager.shared_table().serve(start + PAGE).unwrap();
+    assert_eq!(serving.offset, PAGE);
+    thread::scope(|scope| {
+        let removal = scope.spawn(|| pager.shared_table().remove(start));
+        while pager.shared_table().serve(start).is_some() {
+            thread::yield_now();
+        }
+        thread::sleep(Duration::from_millis(20));
+        assert!(!removal.is_finished(), "a handler is at it");
+        drop(serving);
+    });
+    assert!(pager.shared_table().serve(start + 2 * PAGE).is_none());
+}
+
+#[test]
+fn an_image_that_cannot_be_read_is_an_error_and_nobody_hangs() {
+    sigbus::install().unwrap();
+    let Some(pager) = pager(Numbered::new(true, PAGE)) else {
+        return;
+    };
+    let mapping = pager.map(0, 3 * PAGE).unwrap();
+    assert_eq!(byte(&mapping, 0), 1);
+    for page in [1, 2] {
+        let mut bytes = [0; 8];
+        mapping.read(page * PAGE, &mut bytes).unwrap_err();
+    }
+    assert_eq!(
+        pager.counts(),
+        PagerCounts {
+            served: 1,
+            failed: 2
+        }
+    );
+    assert_eq!(byte(&mapping, 0), 1);
+    mapping.unmap().unwrap();
+}
+
+#[test]
+fn who_may_not_have_it_is_told_what_to_do() {
+    let refuse = |code| move || Err(io::Error::from_raw_os_error(code));
+    let error = Userfaultfd::open_by(refuse(libc::EPERM), refuse(libc::ENOENT)).unwrap_err();
+    let text = error.to_string();
+    for word in [
+        "/dev/userfaultfd",
+        "CAP_SYS_PTRACE",
+        "vm.unprivileged_userfaultfd=1",
+        "No such file",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn dropping_everything_ends_the_handlers() {
+    let source = Numbered::new(true, u64::MAX);
+    let Some(pager) = pager(source.clone()) else {
+        return;
+    };
+    let mapping = pager.map(0, PAGE).unwrap();
+    drop(pager);
+    // The mapping keeps it.
+    assert_eq!(byte(&mapping, 0), 1);
+    drop(mapping);
+    assert_eq!(Arc::strong_count(&source), 1);
+}

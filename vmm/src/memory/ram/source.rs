@@ -1,0 +1,215 @@
+//! The one way to guest RAM.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::advice::{self, THP};
+use super::file::{self, Named};
+use super::map::{FilePart, Leaves};
+use super::room::HostRoom;
+use super::{Backend, RamError, RamOptions, RamSizes, ThpAdvice};
+use crate::memory::{Mapping, PAGE, PageSource, Pager};
+
+/// Where a guest's boot RAM and its blocks come from. What was asked for has been
+/// checked, and the host had it when this was opened.
+#[derive(Debug)]
+pub struct RamSource {
+    options: RamOptions,
+    sizes: RamSizes,
+    /// What is mapped, unless it is anonymous memory.
+    file: Option<Arc<File>>,
+    /// Who brings the pages, if they come at first touch.
+    pager: Option<Arc<Pager>>,
+}
+
+impl RamSource {
+    /// Private memory of this process, unchecked: what needs no choice.
+    pub fn anonymous(sizes: RamSizes) -> Self {
+        Self {
+            options: RamOptions::default(),
+            sizes,
+            file: None,
+            pager: None,
+        }
+    }
+
+    /// As [`open`](Self::open) for [`Backend::Image`], with pages from `pages` in
+    /// place of a file.
+    ///
+    /// # Errors
+    ///
+    /// See [`RamError`].
+    pub fn of_pages(sizes: RamSizes, pages: Arc<dyn PageSource>) -> Result<Self, RamError> {
+        let options = RamOptions::default();
+        HostRoom::read().check(&options, sizes)?;
+        Ok(Self {
+            options,
+            sizes,
+            file: None,
+            pager: Some(Pager::new(pages)?),
+        })
+    }
+
+    /// Opens what `options` describes, if the host has enough of it now. Blocks for
+    /// reads in `/proc` and `/sys`, and for opening the file.
+    ///
+    /// # Errors
+    ///
+    /// See [`RamError`]: each names what would have to change.
+    pub fn open(options: RamOptions, sizes: RamSizes) -> Result<Self, RamError> {
+        if options.backend == Backend::GuestMemfd {
+            return Err(RamError::GuestMemfdNotGiven);
+        }
+        Self::open_in(&HostRoom::read(), options, sizes)
+    }
+
+    fn open_in(room: &HostRoom, options: RamOptions, sizes: RamSizes) -> Result<Self, RamError> {
+        options.check(sizes)?;
+        room.check(&options, sizes)?;
+        let len = sizes.file_len();
+        let file = match &options.backend {
+            Backend::Anonymous | Backend::Hugetlb(_) | Backend::GuestMemfd => None,
+            Backend::Memfd => Some(file::memfd(c"guest-ram", len)?),
+            Backend::File(path) | Backend::PrivateFile(path) | Backend::Image(path) => {
+                let named = Named {
+                    backing: options.backing(),
+                    path,
+                    shared: matches!(options.backend, Backend::File(_)),
+                    discard: options.discard,
+                    len,
+                };
+                Some(named.open()?)
+            }
+        };
+        let (file, pager) = match (&options.backend, file) {
+            (Backend::Image(_), Some(image)) => (None, Some(Pager::new(Arc::new(image))?)),
+            (_, file) => (file.map(Arc::new), None),
+        };
+        Ok(Self {
+            options,
+            sizes,
+            file,
+            pager,
+        })
+    }
+
+    /// As [`open`](Self::open) for [`Backend::GuestMemfd`]; `make` has KVM make the
+    /// file, of the given length.
+    pub fn of_guest_memfd<E: From<RamError>>(
+        options: RamOptions,
+        sizes: RamSizes,
+        make: impl FnOnce(u64) -> Result<File, E>,
+    ) -> Result<Self, E> {
+        let mut source = Self::open_in(&HostRoom::read(), options, sizes)?;
+        source.file = Some(Arc::new(make(sizes.file_len())?));
+        Ok(source)
+    }
+
+    /// What was asked for.
+    pub fn options(&self) -> &RamOptions {
+        &self.options
+    }
+
+    /// Bytes.
+    pub fn sizes(&self) -> RamSizes {
+        self.sizes
+    }
+
+    /// The file that is mapped, to share it or to look at it.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_deref()
+    }
+
+    /// Who brings the pages, if they come at first touch.
+    pub fn pager(&self) -> Option<&Pager> {
+        self.pager.as_deref()
+    }
+
+    /// Maps the `len` bytes of boot RAM at `offset` from its start. Blocks for as
+    /// long as prefaulting takes, if that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// The host refused, or has no page; nothing is left of it.
+    pub fn map_boot(&self, offset: u64, len: u64) -> io::Result<Mapping> {
+        self.map(offset, len)
+    }
+
+    /// Maps block number `block`; as [`map_boot`](Self::map_boot). It holds zeroes,
+    /// or what is in its place in a file that the user named.
+    pub fn map_block(&self, block: u32) -> io::Result<Mapping> {
+        let len = self.sizes.block;
+        self.map(self.sizes.blocks_at() + u64::from(block) * len, len)
+    }
+
+    fn map(&self, offset: u64, len: u64) -> io::Result<Mapping> {
+        let options = &self.options;
+        if let Some(pager) = &self.pager {
+            let mapping = pager.map(offset, len)?;
+            return self.prefaulted(mapping);
+        }
+        let anonymous = libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let flags = match options.backend {
+            Backend::Anonymous | Backend::Image(_) => libc::MAP_PRIVATE | anonymous,
+            Backend::PrivateFile(_) => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+            // Not private: a copy for a child could find the pool empty. Reserved,
+            // so that the mapping fails and not the guest.
+            Backend::Hugetlb(page) => {
+                let size = (page.bytes().trailing_zeros() as i32) << libc::MAP_HUGE_SHIFT;
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | size
+            }
+            Backend::Memfd | Backend::File(_) | Backend::GuestMemfd => libc::MAP_SHARED,
+        };
+        let align = match options.thp {
+            ThpAdvice::Wanted if len >= THP => THP,
+            _ => PAGE,
+        };
+        let leaves = match options.path() {
+            None => Leaves::Hole,
+            Some(_) if options.discard => Leaves::HoleIfUnmapped,
+            Some(_) => Leaves::Contents,
+        };
+        let part = self.file.as_ref().map(|file| FilePart {
+            file: file.clone(),
+            offset,
+            leaves,
+            is_guest_memfd: options.backend == Backend::GuestMemfd,
+        });
+        let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e))?;
+        let (addr, bytes) = mapping.raw();
+        advice::advise_thp(addr, bytes, options.thp)?;
+        self.prefaulted(mapping)
+    }
+
+    fn prefaulted(&self, mapping: Mapping) -> io::Result<Mapping> {
+        if self.options.prefault {
+            let (addr, len) = mapping.raw();
+            advice::populate(addr, len).map_err(|e| self.explain(e))?;
+        }
+        Ok(mapping)
+    }
+
+    /// What a refusal of the host means for this backend.
+    fn explain(&self, error: io::Error) -> io::Error {
+        let what = match (&self.options.backend, error.raw_os_error()) {
+            (Backend::Hugetlb(page), Some(libc::ENOMEM | libc::EFAULT)) => {
+                let kib = page.bytes() >> 10;
+                format!(
+                    "no huge pages of {kib} KiB are left: \
+                     raise /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"
+                )
+            }
+            (Backend::File(path), Some(libc::EFAULT | libc::ENOSPC)) => format!(
+                "{} has no page to give: its file system is full, or it was cut short",
+                path.display()
+            ),
+            _ => return error,
+        };
+        io::Error::new(io::ErrorKind::OutOfMemory, format!("{what} ({error})"))
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -1,0 +1,192 @@
+//! Memory of each backend: written, read, given back.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use super::*;
+use crate::memory::{HostMemory, HugePage};
+
+const BLOCK: u64 = 2 << 20;
+const SIZES: RamSizes = RamSizes {
+    boot: BLOCK,
+    hotplug: 4 * BLOCK,
+    block: BLOCK,
+};
+
+fn open(backend: Backend, change: impl FnOnce(&mut RamOptions)) -> RamSource {
+    let mut options = RamOptions {
+        backend,
+        ..Default::default()
+    };
+    change(&mut options);
+    RamSource::open(options, SIZES).unwrap()
+}
+
+/// Writes every page of a block, and reads one back.
+fn touch(mapping: &Mapping) {
+    for page in 0..BLOCK / PAGE {
+        mapping.write(page * PAGE, &[7]).unwrap();
+    }
+    let mut byte = [0];
+    mapping.read(BLOCK - PAGE, &mut byte).unwrap();
+    assert_eq!(byte, [7]);
+}
+
+fn first_byte(source: &RamSource, block: u32) -> u8 {
+    let mut byte = [0];
+    let mapping = source.map_block(block).unwrap();
+    mapping.read(0, &mut byte).unwrap();
+    byte[0]
+}
+
+fn disk_bytes(file: &File) -> u64 {
+    file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn anonymous_blocks_start_zeroed_each_time() {
+    let source = open(Backend::Anonymous, |_| ());
+    touch(&source.map_block(3).unwrap());
+    assert_eq!(first_byte(&source, 3), 0);
+    assert!(source.file().is_none());
+}
+
+#[test]
+fn a_block_of_a_memfd_leaves_a_hole() {
+    let source = open(Backend::Memfd, |_| ());
+    let file = source.file().unwrap();
+    let [one, two] = [1, 2].map(|block| source.map_block(block).unwrap());
+    touch(&one);
+    touch(&two);
+    assert_eq!(disk_bytes(file), 2 * BLOCK);
+    one.unmap().unwrap();
+    assert_eq!(disk_bytes(file), BLOCK);
+    // So also if it is only dropped.
+    drop(two);
+    assert_eq!(disk_bytes(file), 0);
+    assert_eq!(first_byte(&source, 1), 0);
+}
+
+#[test]
+fn boot_ram_and_blocks_do_not_overlap_in_a_file() {
+    let source = open(Backend::Memfd, |_| ());
+    let boot = source.map_boot(0, BLOCK).unwrap();
+    let blocks = [0, 1, 2, 3].map(|block| source.map_block(block).unwrap());
+    boot.write(0, &[9]).unwrap();
+    boot.write(BLOCK - 1, &[9]).unwrap();
+    let mut byte = [0];
+    for block in &blocks {
+        for at in [0, BLOCK - 1] {
+            block.read(at, &mut byte).unwrap();
+            assert_eq!(byte, [0]);
+        }
+    }
+}
+
+#[test]
+fn a_named_file_keeps_its_contents_unless_they_are_to_be_discarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let source = open(Backend::File(path.clone()), |_| ());
+    touch(&source.map_block(1).unwrap());
+    source.map_block(1).unwrap().unmap().unwrap();
+    assert_eq!(first_byte(&source, 1), 7);
+    assert_eq!(first_byte(&source, 0), 0);
+
+    let source = open(Backend::File(path), |options| options.discard = true);
+    let full = disk_bytes(source.file().unwrap());
+    assert!(full >= BLOCK);
+    // A plug that fails drops the mapping: nothing is lost by that.
+    drop(source.map_block(1).unwrap());
+    assert_eq!(first_byte(&source, 1), 7);
+    source.map_block(1).unwrap().unmap().unwrap();
+    assert_eq!(first_byte(&source, 1), 0);
+    assert!(disk_bytes(source.file().unwrap()) <= full - BLOCK);
+}
+
+#[test]
+fn a_private_file_is_read_and_never_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    std::fs::write(&path, vec![5; SIZES.file_len() as usize]).unwrap();
+    let source = open(Backend::PrivateFile(path.clone()), |_| ());
+    assert_eq!(first_byte(&source, 2), 5);
+    touch(&source.map_block(2).unwrap());
+    assert_eq!(first_byte(&source, 2), 5);
+    assert!(std::fs::read(&path).unwrap().iter().all(|&byte| byte == 5));
+}
+
+#[test]
+fn prefaulted_memory_is_there_before_it_is_touched() {
+    let source = open(Backend::Memfd, |options| options.prefault = true);
+    let mapping = source.map_block(0).unwrap();
+    assert_eq!(disk_bytes(source.file().unwrap()), BLOCK);
+    drop(mapping);
+    assert_eq!(disk_bytes(source.file().unwrap()), 0);
+}
+
+/// A file that is cut short behind our back makes an error, not a signal.
+#[test]
+fn prefaulting_what_is_not_there_is_an_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let source = open(Backend::File(path), |options| options.prefault = true);
+    source.file().unwrap().set_len(0).unwrap();
+    let error = source.map_block(0).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+    assert!(error.to_string().contains("cut short"), "{error}");
+}
+
+#[test]
+fn transparent_huge_pages_get_their_alignment() {
+    let room = HostRoom::read();
+    let options = RamOptions {
+        thp: ThpAdvice::Wanted,
+        ..Default::default()
+    };
+    if let Err(error) = room.check(&options, SIZES) {
+        eprintln!("not tried: {error}");
+        return;
+    }
+    let source = RamSource::open(options, SIZES).unwrap();
+    let blocks = [0, 1, 2].map(|block| source.map_block(block).unwrap());
+    for block in &blocks {
+        assert!((block.host_addr() as u64).is_multiple_of(THP));
+        touch(block);
+    }
+}
+
+/// The pool is the host's: what it has not got is refused before a mapping is made.
+#[test]
+fn a_pool_that_is_short_is_refused() {
+    let options = RamOptions {
+        backend: Backend::Hugetlb(HugePage::Size1G),
+        ..Default::default()
+    };
+    let sizes = RamSizes {
+        boot: 1 << 50,
+        hotplug: 0,
+        block: 1 << 30,
+    };
+    let error = RamSource::open(options, sizes).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("hugepages"), "{text}");
+}
+
+#[test]
+fn the_file_s_bytes_are_the_guest_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let source = open(Backend::File(path.clone()), |_| ());
+    let at = |path: &Path, offset| {
+        let mut byte = [0];
+        File::open(path)
+            .unwrap()
+            .read_exact_at(&mut byte, offset)
+            .unwrap();
+        byte[0]
+    };
+    source.map_boot(0, BLOCK).unwrap().write(1, &[3]).unwrap();
+    source.map_block(2).unwrap().write(5, &[4]).unwrap();
+    assert_eq!((at(&path, 1), at(&path, 3 * BLOCK + 5)), (3, 4));
+}
