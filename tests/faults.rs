@@ -18,7 +18,7 @@ use gracefault::kvm::{SlotZap, Vm};
 use gracefault::memory::faults::{Fault, Step, Watch};
 use libtest_mimic::{Arguments, Trial};
 
-use operations::{OPERATIONS, gives_huge_pages, gives_userfaultfd};
+use operations::{OPERATIONS, gives_huge_pages, gives_pages};
 use scene::Scene;
 use support::{Outcome, blocks, kvm_test};
 
@@ -70,12 +70,9 @@ fn of_each_step() -> Outcome {
     uncovered.retain(|step| match step {
         Step::DisableQuirk => vm.slot_zap() == SlotZap::ThatSlot,
         Step::ReserveAddresses | Step::TrimAddresses | Step::AdviseMemory => gives_huge_pages(),
-        Step::OpenUserfaultfd
-        | Step::StopOfPager
-        | Step::NothingOfPager
-        | Step::StartPager
-        | Step::WatchPages
-        | Step::UnwatchPages => gives_userfaultfd(),
+        Step::OpenUserfaultfd | Step::StartPager | Step::WatchMemory | Step::BringPage => {
+            gives_pages()
+        }
         Step::MakeGuestMemfd => vm.create_guest_memfd(4096).is_ok(),
         _ => true,
     });

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugRegion, Resizer};
-use gracefault::memory::RamSizes;
 use gracefault::memory::faults::{Fault, Step, Watch};
+use gracefault::memory::{RamSizes, RamSource};
 
 use crate::operations::{BLOCK, MACHINE, Operation};
 use crate::support::blocks::{Blocks, Picture};
@@ -14,7 +14,6 @@ pub(crate) struct Scene<'a> {
     operation: &'a Operation,
     pub(crate) blocks: Blocks,
     pub(crate) resizer: Resizer,
-    threads: usize,
 }
 
 /// How an operation ends that is done.
@@ -36,9 +35,7 @@ impl<'a> Scene<'a> {
             hotplug: 5 * BLOCK,
             block: BLOCK,
         };
-        let ram = (operation.ram)(sizes).expect("the host has it");
-        // This one, the resizer's, and those that bring pages from an image.
-        let threads = 2 + if ram.pager().is_some() { 4 } else { 0 };
+        let ram = RamSource::open((operation.ram)(), sizes).expect("the host has it");
         let made = |region: HotplugRegion| region.with_ram(Arc::new(ram)).lazy(operation.lazy);
         let blocks = Blocks::with(BLOCK, 5, made).expect("a machine");
         let resizer = Resizer::new(blocks.region.clone()).expect("a thread");
@@ -46,7 +43,6 @@ impl<'a> Scene<'a> {
             operation,
             blocks,
             resizer,
-            threads,
         };
         scene.reset().expect("nothing fails yet");
         scene
@@ -86,7 +82,8 @@ impl<'a> Scene<'a> {
     /// failed must succeed when it is done again. Tells how often each step failed.
     pub(crate) fn fail(&self, faults: &[Fault]) -> Result<BTreeMap<Step, u64>, String> {
         let what = format!("{} with {faults:?}", self.operation.name);
-        let before = Picture::with_threads(&self.blocks, self.threads);
+        // This one, and the resizer's.
+        let before = Picture::with_threads(&self.blocks, 2);
         let watch = Watch::begin(faults);
         let end = (self.operation.run)(self);
         let failed: BTreeMap<_, _> = faults
@@ -101,7 +98,6 @@ impl<'a> Scene<'a> {
             Step::UnmapMemory,
             Step::DiscardMemory,
             Step::PunchHole,
-            Step::UnwatchPages,
             Step::RemoveSlot,
         ];
         match &end {

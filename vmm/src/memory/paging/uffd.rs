@@ -19,16 +19,14 @@ pub(super) struct Userfaultfd {
 impl Userfaultfd {
     /// Opens one that also sees the faults of KVM.
     pub(super) fn open() -> Result<Self, PagingError> {
+        faults::check(Step::OpenUserfaultfd).map_err(PagingError::Api)?;
         let uffd = Self::open_by(by_system_call, || by_device(Path::new("/dev/userfaultfd")))?;
         let mut api = Api {
             api: UFFD.into(),
             ..Default::default()
         };
         // SAFETY: reads and fills in the structure, which has the kernel's layout.
-        let mut agree = || unsafe { uffd.ioctl(ioctls::UFFDIO_API(), &mut api) };
-        faults::check(Step::OpenUserfaultfd)
-            .and_then(|()| agree())
-            .map_err(PagingError::Api)?;
+        unsafe { uffd.ioctl(ioctls::UFFDIO_API(), &mut api) }.map_err(PagingError::Api)?;
         Ok(uffd)
     }
 
@@ -52,7 +50,7 @@ impl Userfaultfd {
 
     /// From now on, whoever touches a page there that is missing sleeps.
     pub(super) fn register(&self, start: u64, len: u64) -> io::Result<()> {
-        faults::check(Step::WatchPages)?;
+        faults::check(Step::WatchMemory)?;
         let mut register = Register {
             range: Range { start, len },
             mode: MISSING,
@@ -64,7 +62,6 @@ impl Userfaultfd {
 
     /// The opposite; who sleeps there wakes and finds zeroes.
     pub(super) fn unregister(&self, start: u64, len: u64) -> io::Result<()> {
-        faults::check(Step::UnwatchPages)?;
         // SAFETY: as above.
         unsafe { self.ioctl(ioctls::UFFDIO_UNREGISTER(), &mut Range { start, len }) }
     }
@@ -78,6 +75,7 @@ impl Userfaultfd {
 
     /// Puts `page` at `addr` if nothing is there, and wakes who sleeps there.
     pub(super) fn put(&self, addr: u64, page: &[u8; PAGE as usize]) -> io::Result<()> {
+        faults::check(Step::BringPage)?;
         let mut copy = Copy {
             dst: addr,
             src: page.as_ptr() as u64,
