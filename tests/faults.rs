@@ -14,13 +14,13 @@ mod scene;
 
 use std::collections::BTreeMap;
 
-use gracefault::kvm::SlotZap;
+use gracefault::kvm::{SlotZap, Vm};
 use gracefault::memory::faults::{Fault, Step, Watch};
 use libtest_mimic::{Arguments, Trial};
 
-use operations::OPERATIONS;
+use operations::{OPERATIONS, gives_huge_pages, has_userfaultfd};
 use scene::Scene;
-use support::{Machine, Outcome, blocks, kvm_test};
+use support::{Outcome, blocks, kvm_test};
 
 fn main() {
     blocks::one_arena();
@@ -31,44 +31,12 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// The steps that this host does not have, if an operation was refused for that:
-/// told by the words with which a user is told.
-fn missing(refusal: &str) -> Option<&'static [Step]> {
-    const PAGER: &[Step] = &[
-        Step::OpenFile,
-        Step::OpenUserfaultfd,
-        Step::StartPager,
-        Step::WatchMemory,
-        Step::BringPage,
-    ];
-    let known: [(_, &[Step]); 2] = [
-        ("needs KVM_CAP_GUEST_MEMFD_FLAGS", &[Step::CreateGuestMemfd]),
-        ("needs userfaultfd", PAGER),
-    ];
-    let is_it = |(words, _): &(&str, _)| refusal.contains(words);
-    known.into_iter().find(is_it).map(|(_, steps)| steps)
-}
-
 fn of_each_step() -> Outcome {
     let mut uncovered: Vec<Step> = Step::ALL.to_vec();
-    if Machine::new()?.vm.slot_zap() == SlotZap::Everything {
-        // This KVM has no such quirk to disable.
-        uncovered.retain(|step| *step != Step::DisableQuirks);
-    }
     println!();
     for operation in OPERATIONS {
         let scene = Scene::new(operation);
-        let reached = match reached(&scene) {
-            Ok(reached) => reached,
-            Err(error) => match missing(&error) {
-                Some(steps) => {
-                    println!("  {:24} left out: {error}", operation.name);
-                    uncovered.retain(|step| !steps.contains(step));
-                    continue;
-                }
-                None => return Err(error.into()),
-            },
-        };
+        let reached = reached(&scene)?;
         for (step, times) in &reached {
             let times = *times.min(&operation.most);
             for after in 0..times {
@@ -97,6 +65,17 @@ fn of_each_step() -> Outcome {
             uncovered.retain(|other| other != second);
         }
     }
+    // What this host has not got.
+    let vm = Vm::new(&gracefault::kvm::Kvm::open()?)?;
+    uncovered.retain(|step| match step {
+        Step::DisableQuirk => vm.slot_zap() == SlotZap::ThatSlot,
+        Step::ReserveAddresses | Step::TrimAddresses | Step::AdviseMemory => gives_huge_pages(),
+        Step::OpenUserfaultfd | Step::StartPager | Step::WatchMemory | Step::BringPage => {
+            has_userfaultfd()
+        }
+        Step::MakeGuestMemfd => vm.create_guest_memfd(4096).is_ok(),
+        _ => true,
+    });
     assert!(
         uncovered.is_empty(),
         "reached by no operation: {uncovered:?}"

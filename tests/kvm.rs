@@ -21,6 +21,8 @@ mod fragments;
 mod lazy;
 #[path = "kvm/paging.rs"]
 mod paging;
+#[path = "kvm/pending_faults.rs"]
+mod pending_faults;
 #[path = "kvm/slots.rs"]
 mod slots;
 #[path = "kvm/threads.rs"]
@@ -37,6 +39,7 @@ fn main() {
         fragments::trials(),
         lazy::trials(),
         paging::trials(),
+        pending_faults::trials(),
         slots::trials(),
         threads::trials(),
     ];

@@ -1,16 +1,20 @@
 //! The operations whose steps fail.
 use std::io::sink;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, ResizeOptions, Resizer};
+use gracefault::kvm::guest_memfd::GuestMemfdError;
 use gracefault::machine::{Machine, MachineConfig, MemoryConfig, StopRequest, Verdict};
 use gracefault::memory::faults::Step;
-use gracefault::memory::{Backend, RamOptions, ThpAdvice};
+use gracefault::memory::{Backend, Pager, RamOptions, RamSizes, RamSource, ThpAdvice};
 use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
 
 pub(crate) const BLOCK: u64 = 4 << 20;
+/// Boot RAM of a whole machine.
+pub(crate) const MACHINE: u64 = 64 << 20;
 
 /// What is done.
 pub(crate) struct Operation {
@@ -26,6 +30,10 @@ pub(crate) struct Operation {
     pub(crate) is_whole: bool,
     /// It plugs; a slot that cannot be undone stays with its block.
     pub(crate) is_plug: bool,
+    /// Where the blocks' memory comes from.
+    pub(crate) ram: fn() -> RamOptions,
+    /// Whether their memslots go in at the first touch.
+    pub(crate) lazy: bool,
     /// It is about a machine of its own, which is gone afterwards.
     pub(crate) is_machine: bool,
 }
@@ -38,67 +46,38 @@ const USUAL: Operation = Operation {
     undoing: &[],
     is_whole: true,
     is_plug: false,
+    ram: RamOptions::default,
+    lazy: false,
     is_machine: false,
 };
 
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "boot",
-        run: |_| launch(false, &[]),
-        is_machine: true,
-        ..USUAL
-    },
-    Operation {
-        name: "boot from a memfd",
-        run: |_| {
-            launch(
-                false,
-                &[RamOptions {
-                    prefault: true,
-                    ..of(Backend::Memfd)
-                }],
-            )
-        },
-        is_machine: true,
-        ..USUAL
-    },
-    Operation {
-        name: "boot from small pages",
-        run: |_| {
-            launch(
-                false,
-                &[RamOptions {
-                    thp: ThpAdvice::Unwanted,
-                    ..of(Backend::Anonymous)
-                }],
-            )
-        },
-        is_machine: true,
-        ..USUAL
-    },
-    Operation {
-        name: "boot from an image",
-        run: |_| {
-            let image = tempfile::NamedTempFile::new().map_err(text)?;
-            image.as_file().set_len(24 << 20).map_err(text)?;
-            launch(false, &[of(Backend::Image(image.path().into()))])
-        },
-        // A page is touched after the other.
-        most: 4,
-        is_machine: true,
-        ..USUAL
-    },
-    Operation {
-        name: "boot from KVM's file",
-        run: |_| launch(false, &[of(Backend::GuestMemfd)]),
+        run: |_| launch(false, false),
         is_machine: true,
         ..USUAL
     },
     Operation {
         name: "boot and run",
-        run: |_| launch(true, &[]),
+        run: |_| launch(true, false),
         // Blocks come and go all the time.
         most: 2,
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot and run, with lazy slots",
+        run: |_| launch(true, true),
+        most: 2,
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from an image",
+        run: |_| boot_from_image(),
+        // A page is touched after the other.
+        most: 4,
         is_machine: true,
         ..USUAL
     },
@@ -161,29 +140,166 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         is_whole: false,
         ..USUAL
     },
+    Operation {
+        name: "plug in huge pages",
+        run: |scene| plug(scene, &[0]),
+        undoing: &[Step::UnmapMemory],
+        is_plug: true,
+        ram: huge,
+        ..USUAL
+    },
+    Operation {
+        name: "plug of two, memfd",
+        plugged: &[2],
+        run: |scene| plug(scene, &[0, 1]),
+        undoing: &[Step::RemoveSlot, Step::UnmapMemory, Step::PunchHole],
+        is_plug: true,
+        ram: memfd,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, memfd",
+        plugged: &[0, 1],
+        run: |scene| unplug(scene, Consent::Surprise),
+        undoing: &[Step::DiscardMemory],
+        ram: memfd,
+        ..USUAL
+    },
+    Operation {
+        name: "plug and touch, lazy",
+        run: |scene| {
+            let done = plug(scene, &[0])?;
+            touch(scene).inspect_err(|_| scene.reset().expect("nothing fails any more"))?;
+            Ok(done)
+        },
+        lazy: true,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, lazy",
+        plugged: &[0, 1],
+        run: |scene| {
+            touch(scene)?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        lazy: true,
+        ..USUAL
+    },
+    Operation {
+        name: "opening of a memfd",
+        run: |_| open(memfd()),
+        ..USUAL
+    },
+    Operation {
+        name: "opening of a file",
+        run: |_| {
+            let folder = tempfile::tempdir().map_err(text)?;
+            let options = RamOptions {
+                backend: Backend::File(folder.path().join("ram")),
+                discard: true,
+                ..RamOptions::default()
+            };
+            open(options)
+        },
+        ..USUAL
+    },
+    Operation {
+        name: "making of a guest_memfd",
+        run: |scene| match scene.blocks.vm.create_guest_memfd(BLOCK) {
+            // Not everywhere.
+            Ok(_) | Err(GuestMemfdError::Missing { .. }) => Ok(End::Done),
+            Err(error) => Err(error.to_string()),
+        },
+        ..USUAL
+    },
 ];
+
+/// In a file in memory, each page there beforehand.
+fn memfd() -> RamOptions {
+    RamOptions {
+        backend: Backend::Memfd,
+        prefault: true,
+        ..RamOptions::default()
+    }
+}
+
+/// In huge pages, where the host has them.
+pub(crate) fn huge() -> RamOptions {
+    let thp = match gives_huge_pages() {
+        true => ThpAdvice::Wanted,
+        false => ThpAdvice::HostDecides,
+    };
+    RamOptions {
+        thp,
+        ..RamOptions::default()
+    }
+}
+
+pub(crate) fn gives_huge_pages() -> bool {
+    let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    enabled.is_ok_and(|modes| !modes.contains("[never]"))
+}
+
+fn open(options: RamOptions) -> Result<End, String> {
+    let sizes = RamSizes {
+        boot: 0,
+        hotplug: BLOCK,
+        block: BLOCK,
+    };
+    let opened = RamSource::open(options, sizes);
+    opened.map(|_| End::Done).map_err(text)
+}
+
+/// As a vCPU that misses the slot of block 0 or 1.
+fn touch(scene: &Scene<'_>) -> Result<(), String> {
+    for block in scene.blocks.region.plugged() {
+        let gpa = scene.blocks.region.block_range(block.0).start();
+        scene.blocks.space.write(gpa, &[1], None).map_err(text)?;
+    }
+    Ok(())
+}
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn of(backend: Backend) -> RamOptions {
-    RamOptions {
-        backend,
+/// Whether this process may have a userfaultfd.
+pub(crate) fn has_userfaultfd() -> bool {
+    let image = tempfile::tempfile().expect("a file");
+    Pager::new(Arc::new(image)).is_ok()
+}
+
+/// Of pages that come at first touch, where they can.
+fn boot_from_image() -> Result<End, String> {
+    let image = tempfile::NamedTempFile::new().map_err(text)?;
+    image
+        .as_file()
+        .set_len(MACHINE + (16 << 20))
+        .map_err(text)?;
+    let ram = RamOptions {
+        backend: Backend::Image(image.path().into()),
         ..RamOptions::default()
+    };
+    match launch_from(ram, false, false) {
+        Err(error) if error.contains("needs userfaultfd") => launch(false, false),
+        other => other,
     }
 }
 
-/// With RAM as ever, unless another is given.
-fn launch(run: bool, ram: &[RamOptions]) -> Result<End, String> {
+fn launch(run: bool, lazy: bool) -> Result<End, String> {
+    launch_from(RamOptions::default(), run, lazy)
+}
+
+fn launch_from(ram: RamOptions, run: bool, lazy: bool) -> Result<End, String> {
     let config = MachineConfig {
         memory: MemoryConfig {
-            size: 8 << 20,
+            size: MACHINE,
             hotplug_size: 16 << 20,
             block: BLOCK,
-            ..MemoryConfig::default()
+            lazy,
         },
-        ram: ram.first().cloned().unwrap_or_default(),
+        ram,
         workload: Workload::Hotplug,
         duration: Duration::from_millis(30),
         timeout: Duration::from_secs(120),

@@ -1,11 +1,13 @@
 //! A machine on which one operation is done again and again, and fails.
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::Arc;
 
-use gracefault::hotplug::{BlockKind, Consent, Resizer};
+use gracefault::hotplug::{BlockKind, Consent, HotplugRegion, Resizer};
 use gracefault::memory::faults::{Fault, Step, Watch};
+use gracefault::memory::{RamSizes, RamSource};
 
-use crate::operations::{BLOCK, Operation};
+use crate::operations::{BLOCK, MACHINE, Operation};
 use crate::support::blocks::{Blocks, Picture};
 
 pub(crate) struct Scene<'a> {
@@ -28,7 +30,14 @@ pub(crate) fn text(error: impl Display) -> String {
 
 impl<'a> Scene<'a> {
     pub(crate) fn new(operation: &'a Operation) -> Self {
-        let blocks = Blocks::new(BLOCK, 5).expect("a machine");
+        let sizes = RamSizes {
+            boot: 0,
+            hotplug: 5 * BLOCK,
+            block: BLOCK,
+        };
+        let ram = RamSource::open((operation.ram)(), sizes).expect("the host has it");
+        let made = |region: HotplugRegion| region.with_ram(Arc::new(ram)).lazy(operation.lazy);
+        let blocks = Blocks::with(BLOCK, 5, made).expect("a machine");
         let resizer = Resizer::new(blocks.region.clone()).expect("a thread");
         let scene = Self {
             operation,
@@ -150,18 +159,15 @@ impl<'a> Scene<'a> {
         };
         let now = || {
             let now = Picture::of(&self.blocks);
-            // A mapping of a machine's own may be larger than a block.
-            let most = (stuck + lost)
-                * if self.operation.is_machine {
-                    8
-                } else {
-                    BLOCK >> 20
-                };
-            let least = if self.operation.is_machine { 0 } else { most };
-            // The allocator takes and gives back a little as it likes, and one MiB more
-            // may be rounded to; what could leak of a block or a machine is more.
-            let is_right =
-                (space + least).saturating_sub(1) <= now.space && now.space <= space + most + 1;
+            // What a machine of its own has is larger than a block; the stacks of its
+            // threads are kept, and the allocator has its way by a little.
+            let (each, least, about) = match self.operation.is_machine {
+                true => (MACHINE >> 20, 0, MACHINE >> 22),
+                false => (BLOCK >> 20, (stuck + lost) * (BLOCK >> 20), 1),
+            };
+            let most = (stuck + lost) * each;
+            let range = (space + least).saturating_sub(about)..=space + most + about;
+            let is_right = range.contains(&now.space);
             let slack = if is_right { 0 } else { now.space };
             (
                 now.vmas.0.len() as u64,

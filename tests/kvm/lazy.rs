@@ -3,8 +3,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gracefault::kvm::{End, Kvm, LazyMemSlot, SlotError, VcpuError, VcpuThread, Vm};
-use gracefault::memory::{LazySlot, PutInError};
+use gracefault::kvm::{End, Kvm, LazyMemSlot, SlotAccess, SlotError, VcpuError, VcpuThread, Vm};
+use gracefault::memory::{AccessError, LazySlot, PutInError};
 use libtest_mimic::Trial;
 
 use crate::support::space::{ByMap, DONE, map_lazy, met, range, space, word};
@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         kvm_test("lazy_two_vcpus_miss_one_block", two_miss_one),
         kvm_test("lazy_waits_for_no_writer_elsewhere", waits_for_no_writer),
+        kvm_test("lazy_slot_that_kvm_refuses", refused),
     ]
 }
 
@@ -153,7 +154,7 @@ fn comes_and_goes() -> Outcome {
     drop((slot, other));
     let again = machine
         .vm
-        .add_slot(BLOCKS, touched, gracefault::kvm::SlotAccess::ReadWrite)?;
+        .add_slot(BLOCKS, touched, SlotAccess::ReadWrite)?;
     assert_eq!(again.id(), 1);
     Ok(())
 }
@@ -359,5 +360,36 @@ fn waits_for_no_writer() -> Outcome {
     assert_eq!((met.slots, word(&ram, 0)), (1, 1));
     assert!(slot.is_in());
     drained.publish();
+    Ok(())
+}
+
+/// The guest does not go on then; and the slot goes in as soon as KVM takes it.
+fn refused() -> Outcome {
+    let machine = Machine::new()?;
+    let space = space();
+    let (ram, slot) = map_lazy(&machine.vm, &space, BLOCKS, 2 * PAGE, in_time)?;
+    let in_the_way = Ram::new(PAGE as usize);
+    let in_the_way = machine
+        .vm
+        .add_slot(BLOCKS + PAGE, in_the_way, SlotAccess::ReadWrite)?;
+    let vcpu = |id| -> Result<VcpuThread<_>, Box<dyn Error>> {
+        let code = guest!("lock inc qword ptr [rbx]", "mov [rbp], eax");
+        let mut vcpu = machine.vcpu(id, code)?;
+        with_regs(&mut vcpu, |r| (r.rbx, r.rbp) = (BLOCKS, DONE))?;
+        Ok(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?)
+    };
+    match vcpu(0)?.join().end {
+        End::Handler(Err(AccessError::Slot {
+            addr: BLOCKS,
+            error,
+        })) => {
+            assert_eq!(error.errno, libc::EEXIST);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!slot.is_in());
+    assert_eq!(word(&ram, 0), 0);
+    in_the_way.remove().map_err(|(_, error)| error)?;
+    assert_eq!((met(vcpu(1)?)?.slots, word(&ram, 0)), (1, 1));
     Ok(())
 }

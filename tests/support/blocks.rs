@@ -34,6 +34,15 @@ pub(crate) type Wrong = u64;
 
 impl Blocks {
     pub(crate) fn new(block_size: u64, blocks: u32) -> Result<Self, Box<dyn Error>> {
+        Self::with(block_size, blocks, |region| region)
+    }
+
+    /// With a region that is `made` different.
+    pub(crate) fn with(
+        block_size: u64,
+        blocks: u32,
+        made: impl FnOnce(HotplugRegion) -> HotplugRegion,
+    ) -> Result<Self, Box<dyn Error>> {
         let machine = Machine::new()?;
         let vm = Arc::new(machine.vm.clone());
         let all = AddrRange::new(0, 1 << vm.physical_bits()).ok_or("an address space")?;
@@ -41,14 +50,15 @@ impl Blocks {
         let controller = Arc::new(HotplugController::new(2));
         let registers = AddrRange::new(abi::HOTPLUG_GPA, controller.len()).ok_or("registers")?;
         space.map_device(registers, controller.clone())?;
-        let region = Arc::new(HotplugRegion::new(
+        let region = HotplugRegion::new(
             vm.clone(),
             space.clone(),
             controller.clone(),
             BLOCKS,
             block_size,
             blocks,
-        ));
+        );
+        let region = Arc::new(made(region));
         Ok(Self {
             machine,
             vm,

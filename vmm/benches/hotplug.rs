@@ -5,7 +5,11 @@
 //! cargo bench --bench hotplug [-- --quick]
 //! ```
 //!
-//! Each block is left plugged until all vCPUs have touched it. Prints medians; writes `target/gracefault/hotplug.json`. *Map* is planning,
+//! Blocks come and go back to back, as fast as they can (few are touched then), or
+//! each is left plugged until all vCPUs have touched it. In the second case the
+//! writer finds its caches and TLB cold where vCPUs have run on its CPU meanwhile,
+//! which weighs on the map's part, all of it memory accesses, more than on system
+//! calls: with fewer CPUs than threads its share is larger. Prints medians; writes `target/gracefault/hotplug.json`. *Map* is planning,
 //! locking and publishing; *drain* is waiting for readers, and counted apart: it
 //! lasts as long as they do. *Map share* is the map's part of plug and unplug, the
 //! drain left out. Needs `/dev/kvm`.
@@ -23,7 +27,7 @@ use gracefault::kvm::{Exit, Kvm};
 use serde_json::{Value, json};
 
 use guests::blocks::{Blocks, stop, toucher};
-use guests::guest;
+use guests::{MMIO, guest};
 use support::{is_quick, median, write_json};
 
 /// The guest touches so many pages of a block, if it has as many.
@@ -58,16 +62,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     println!("plug + unplug of a block, median microseconds");
     println!(
-        "  {:>9} {:>5}  {:>27}  {:>41}  {:>9}",
+        "  {:>9} {:>5} {:>12}  {:>27}  {:>41}  {:>9}",
         "block",
         "vCPUs",
+        "",
         "plug: map    KVM  mmap   all",
         "unplug: map   KVM munmap  drain    all",
         "map share"
     );
     for &block in effort.blocks {
         for &vcpus in effort.vcpus {
-            rows.push(cycles(block, vcpus, effort.cycles)?);
+            rows.push(cycles(block, vcpus, false, effort.cycles)?);
+            if vcpus > 0 {
+                rows.push(cycles(block, vcpus, true, effort.cycles)?);
+            }
         }
     }
     println!("\nfirst touch of a page by the guest, median nanoseconds");
@@ -82,14 +90,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// may not get a CPU.
 fn wait_until_touched(blocks: &Blocks, vcpus: u32, pages: u64) -> Result<bool, Box<dyn Error>> {
     let last = blocks.region.block_range(0).start() + (pages - 1) * 4096;
-    let limit = Instant::now() + Duration::from_millis(20);
+    let begun = Instant::now();
     for vcpu in 0..u64::from(vcpus) {
         let mut word = [0; 8];
         while word == [0; 8] {
-            if Instant::now() > limit {
-                return Ok(false);
+            match begun.elapsed() {
+                // It may be running right now.
+                time if time < Duration::from_micros(200) => std::hint::spin_loop(),
+                time if time < Duration::from_millis(20) => std::thread::yield_now(),
+                _ => return Ok(false),
             }
-            std::thread::yield_now();
             blocks.space.read(last + vcpu * 8, &mut word, None)?;
         }
     }
@@ -97,7 +107,7 @@ fn wait_until_touched(blocks: &Blocks, vcpus: u32, pages: u64) -> Result<bool, B
 }
 
 /// Forced cycles of one block that all vCPUs touch.
-fn cycles(block: u64, vcpus: u32, cycles: usize) -> Result<Value, Box<dyn Error>> {
+fn cycles(block: u64, vcpus: u32, wait: bool, cycles: usize) -> Result<Value, Box<dyn Error>> {
     let blocks = Blocks::new(block, 1)?;
     let pages = PAGES.min(block / 4096);
     let group = blocks.start(vcpus, toucher(), pages)?;
@@ -106,7 +116,7 @@ fn cycles(block: u64, vcpus: u32, cycles: usize) -> Result<Value, Box<dyn Error>
     let mut unplugs = Vec::new();
     for _ in 0..cycles {
         plugs.push(blocks.region.plug(0, BlockKind::Cooperative)?);
-        if wait_until_touched(&blocks, vcpus, pages)? {
+        if wait && wait_until_touched(&blocks, vcpus, pages)? {
             touched += 1;
         }
         unplugs.push(blocks.region.unplug(0, Consent::Surprise, None)?);
@@ -133,7 +143,8 @@ fn cycles(block: u64, vcpus: u32, cycles: usize) -> Result<Value, Box<dyn Error>
     let share = (plug[0] + unplug[0]) / (plug[3] + unplug[4]);
     let us = |ns: f64| ns / 1e3;
     println!(
-        "  {block:9} {vcpus:5}  {:9.1} {:6.1} {:5.1} {:5.1}  {:11.1} {:5.1} {:6.1} {:6.1} {:6.1}  {:8.1} %",
+        "  {block:9} {vcpus:5} {:>12}  {:9.1} {:6.1} {:5.1} {:5.1}  {:11.1} {:5.1} {:6.1} {:6.1} {:6.1}  {:8.1} %",
+        if wait { "touched" } else { "back to back" },
         us(plug[0]),
         us(plug[1]),
         us(plug[2]),
@@ -146,7 +157,7 @@ fn cycles(block: u64, vcpus: u32, cycles: usize) -> Result<Value, Box<dyn Error>
         share * 100.0
     );
     Ok(json!({
-        "operation": "plug-unplug", "block": block, "vcpus": vcpus, "cycles": cycles,
+        "operation": "plug-unplug", "block": block, "vcpus": vcpus, "waits": wait, "cycles": cycles,
         "touched": touched,
         "plug": { "map_ns": plug[0], "kvm_ns": plug[1], "mmap_ns": plug[2], "total_ns": plug[3] },
         "unplug": {
@@ -165,6 +176,8 @@ fn ns(times: impl Iterator<Item = Duration>) -> f64 {
 struct FirstTouch {
     name: &'static str,
     block: u64,
+    /// Whether the slot goes in at that touch.
+    lazy: bool,
     /// Makes block 0 ready to be touched.
     prepare: fn(&Blocks) -> Result<(), Box<dyn Error>>,
 }
@@ -173,11 +186,13 @@ const FIRST_TOUCHES: &[FirstTouch] = &[
     FirstTouch {
         name: "slot at plug",
         block: 2 << 20,
+        lazy: false,
         prepare: plug,
     },
     FirstTouch {
         name: "slot at plug, touched by the VMM before",
         block: 2 << 20,
+        lazy: false,
         prepare: |blocks| {
             plug(blocks)?;
             let range = blocks.region.block_range(0);
@@ -190,6 +205,19 @@ const FIRST_TOUCHES: &[FirstTouch] = &[
     FirstTouch {
         name: "slot at plug, block of a page",
         block: 4 << 10,
+        lazy: false,
+        prepare: plug,
+    },
+    FirstTouch {
+        name: "lazy slot",
+        block: 2 << 20,
+        lazy: true,
+        prepare: plug,
+    },
+    FirstTouch {
+        name: "lazy slot, block of a page",
+        block: 4 << 10,
+        lazy: true,
         prepare: plug,
     },
 ];
@@ -202,7 +230,7 @@ fn plug(blocks: &Blocks) -> Result<(), Box<dyn Error>> {
 /// A guest writes to each page of a fresh block once, and again; the difference is
 /// what the first touch costs.
 fn first_touch(way: &FirstTouch, rounds: usize) -> Result<Value, Box<dyn Error>> {
-    let blocks = Blocks::new(way.block, 1)?;
+    let blocks = Blocks::with(way.block, 1, |region| region.lazy(way.lazy))?;
     let pages = way.block / 4096;
     let code = guest!(
         "6: xor r8d, r8d",
@@ -218,9 +246,15 @@ fn first_touch(way: &FirstTouch, rounds: usize) -> Result<Value, Box<dyn Error>>
     let mut vcpu = blocks.vcpu(0, code, pages)?;
     let mut sweep = || -> Result<f64, Box<dyn Error>> {
         let begun = Instant::now();
-        match vcpu.run()? {
-            Exit::MmioWrite { .. } => Ok(begun.elapsed().as_nanos() as f64),
-            other => panic!("the guest only tells that it is done: {other:x?}"),
+        loop {
+            match vcpu.run()? {
+                Exit::MmioWrite { gpa: MMIO, .. } => {
+                    return Ok(begun.elapsed().as_nanos() as f64);
+                }
+                // A slot is missing.
+                Exit::MmioWrite { gpa, data, .. } => blocks.space.write(gpa, data, None)?,
+                other => panic!("the guest writes, and tells that it is done: {other:x?}"),
+            };
         }
     };
     let mut per_page = Vec::new();

@@ -56,7 +56,7 @@ impl Vm {
             flags: FLAGS,
             ..Default::default()
         };
-        let fd = checked(Step::CreateGuestMemfd, || fd.create_guest_memfd(what)).map_err(|e| {
+        let fd = checked(Step::MakeGuestMemfd, || fd.create_guest_memfd(what)).map_err(|e| {
             GuestMemfdError::Create {
                 len,
                 source: e.into(),

@@ -29,5 +29,5 @@ pub(super) fn apply(fd: &VmFd, zap: SlotZap) -> Result<SlotZap, kvm_ioctls::Erro
         args: [KVM_X86_QUIRK_SLOT_ZAP_ALL.into(), 0, 0, 0],
         ..Default::default()
     };
-    checked(Step::DisableQuirks, || fd.enable_cap(&cap)).map(|()| SlotZap::ThatSlot)
+    checked(Step::DisableQuirk, || fd.enable_cap(&cap)).map(|()| SlotZap::ThatSlot)
 }

@@ -19,6 +19,9 @@ pub enum Backing {
     Mmio(Arc<dyn Device>),
 }
 
+/// A lookup's cache line has room for so much: see `mm`'s slots.
+const _: () = assert!(size_of::<Backing>() <= 32);
+
 impl Backing {
     /// A name for messages and tables: the device's own, or the kind of memory.
     pub fn name(&self) -> &str {

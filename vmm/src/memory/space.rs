@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Backing, Device, LogLimit, Mapping};
-use crate::mm::{AddrRange, AddressSpace, VmFlags, WriteError};
+use crate::mm::{AddrRange, AddressSpace, SpaceOptions, VmFlags, WriteError};
 
 /// A map whose VMAs carry [`Backing`]s, with the rules for accesses to it
 /// ([`read`](Self::read), [`write`](Self::write)). A guest has two: its physical
@@ -33,8 +33,12 @@ impl GuestSpace {
 
     fn new(name: &str, range: AddrRange, rank: u32, granule: u64) -> Self {
         let complaints = LogLimit::new(Duration::from_secs(1));
+        let options = SpaceOptions {
+            rank: Some(rank),
+            ..SpaceOptions::default()
+        };
         Self {
-            mm: AddressSpace::ranked(name, range, rank),
+            mm: AddressSpace::with_options(name, range, options),
             granule,
             complaints,
         }

@@ -74,7 +74,7 @@ impl Bell {
         slice: Duration,
         mut clear: impl FnMut() -> bool,
     ) -> bool {
-        if cfg!(loom) {
+        if sync::MODEL {
             // A slice may end at any moment, so that the models need none of this.
             sync::thread::yield_now();
             return false;
@@ -98,7 +98,7 @@ impl Bell {
     }
 
     /// Whether a writer is asleep, or about to be.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(any(loom, shuttle))))]
     pub(super) fn is_sleeping(&self) -> bool {
         self.low.load(Ordering::Relaxed) <= self.high.load(Ordering::Relaxed)
     }

@@ -114,8 +114,7 @@ impl<T: Payload> Core<T> {
 
     /// Puts a version in force.
     pub(super) fn set_root(&self, root: Child<T>) {
-        let order = unless("publish-release", Ordering::Release);
-        self.root.store(root.into_raw(), order);
+        self.root.store(root.into_raw(), Ordering::Release);
     }
 
     pub(super) fn stats(&self) -> MmStats {

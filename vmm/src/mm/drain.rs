@@ -28,7 +28,7 @@ use super::core::Core;
 use super::entry::Entry;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
-use super::sync::{Watch, full_fence, mutant, thread};
+use super::sync::{MODEL, Watch, full_fence, mutant, thread, unless};
 use super::{AddrRange, DrainReport, Holder, LockOptions, Payload};
 
 /// Scans before the first sleep: a walk is over in less time than sleep takes.
@@ -119,7 +119,9 @@ impl<T: Payload> Core<T> {
             if slow.is_some() || round.elapsed() >= round_length {
                 self.gate.open(&self.seq, drain.seq);
                 self.writer.rounds.fetch_add(1, Ordering::Relaxed);
-                drain.seq = drain.seq.wrapping_add(2);
+                if !mutant("round-same") {
+                    drain.seq = drain.seq.wrapping_add(2);
+                }
                 if let Some(slow) = slow {
                     (slow.call)(&drain.report(since, true));
                     pause = pause.saturating_mul(2).max(pace.round);
@@ -129,7 +131,7 @@ impl<T: Payload> Core<T> {
                 }
                 drain.lock(slots);
                 round = Watch::start();
-                if !cfg!(loom) {
+                if !MODEL {
                     continue;
                 }
             }
@@ -163,6 +165,21 @@ impl<T: Payload> Core<T> {
     }
 }
 
+impl<T: Payload> Core<T> {
+    /// The count of moves, before a scan. A move that is in it is seen by the scan.
+    pub(super) fn moves(&self) -> u64 {
+        let order = unless("moves-acquire", Ordering::Acquire);
+        self.writer.moves.load(order)
+    }
+
+    /// Whether a hold has moved since, perhaps past a scan that is over. Whoever
+    /// moves one bumps the count before giving the old hold up; and that was acquired
+    /// where the scan found it gone.
+    pub(super) fn has_moved(&self, since: u64) -> bool {
+        self.writer.moves.load(Ordering::Relaxed) != since
+    }
+}
+
 impl<T: Payload> Drain<'_, T> {
     /// Opens section `self.seq`, with `slots` for its write set.
     fn lock(&self, slots: &[*const Slot<T>]) {
@@ -186,7 +203,8 @@ impl<T: Payload> Drain<'_, T> {
             return true;
         }
         self.scan += 1;
-        let moves = self.core.writer.moves.load(Ordering::Acquire);
+        let moves = self.core.moves();
+        let counted_first = mutant("count-first").then(|| self.is_uncounted());
         let mut clear = true;
         for record in self.core.registry.records() {
             for entry in record.entries() {
@@ -206,11 +224,15 @@ impl<T: Payload> Drain<'_, T> {
                 (holder.kind, *scan) = (kind, self.scan);
             }
         }
-        // Whoever moved a hold bumped the count before giving the old one up; and
-        // that was acquired where this scan found it gone.
         clear
-            && self.core.is_uncounted(&self.members.ranges)
-            && self.core.writer.moves.load(Ordering::Relaxed) == moves
+            && counted_first.unwrap_or_else(|| self.is_uncounted())
+            && (!self.core.has_moved(moves) || mutant("drain-moves"))
+    }
+
+    /// Whether no hold is counted. To be asked after the scan, as a hold is counted
+    /// before its entry stops saying so.
+    fn is_uncounted(&self) -> bool {
+        self.core.is_uncounted(&self.members.ranges)
     }
 
     /// How it went so far: with all readers, or those that the last scan has found.

@@ -73,10 +73,18 @@ impl Entry {
         self.is_empty() || self.state.load(Ordering::Relaxed) == RESERVED
     }
 
+    /// With Release, so that who loads it acquires what was done under the address
+    /// before: see the top.
+    #[inline(always)]
+    fn set_addr(&self, addr: u64) {
+        let order = unless("addr-release", Ordering::Release);
+        self.addr.store(addr, order);
+    }
+
     /// Publishes a walk to `addr`, with a full fence.
     #[inline]
     pub(super) fn walk(&self, addr: u64) {
-        self.addr.store(addr, Ordering::Release);
+        self.set_addr(addr);
         sync::publish(&self.state, WALK);
     }
 
@@ -88,7 +96,8 @@ impl Entry {
     /// From a walk, or a wait that is over, to a hold.
     #[inline]
     pub(super) fn hold(&self) {
-        self.state.store(HOLD, Ordering::Release);
+        let order = unless("hold-release", Ordering::Release);
+        self.state.store(HOLD, order);
     }
 
     /// From a hold to one that may leave the thread.
@@ -98,18 +107,19 @@ impl Entry {
 
     /// From empty to a pin, for one who has another hold of the same VMA.
     pub(super) fn pin_at(&self, addr: u64) {
-        self.addr.store(addr, Ordering::Release);
+        self.set_addr(addr);
         self.pin();
     }
 
     /// From a hold to a note of one that is kept elsewhere by now.
     pub(super) fn note(&self) {
-        self.state.store(NOTE, Ordering::Release);
+        let order = unless("note-release", Ordering::Release);
+        self.state.store(NOTE, order);
     }
 
     /// From empty to a note.
     pub(super) fn note_at(&self, addr: u64) {
-        self.addr.store(addr, Ordering::Release);
+        self.set_addr(addr);
         self.note();
     }
 
@@ -144,7 +154,7 @@ impl Entry {
             NOTE => State::Note,
             seq => State::Wait(seq),
         };
-        (state, self.addr.load(order))
+        (state, self.addr.load(unless("addr-acquire", order)))
     }
 }
 
@@ -162,7 +172,8 @@ impl State {
     /// longer in force.
     pub(super) fn walks(self) -> bool {
         match self {
-            Self::Walk | Self::Bare => true,
+            Self::Walk => true,
+            Self::Bare => !mutant("grace-bare"),
             Self::Wait(_) => !mutant("grace-waiters"),
             Self::Empty | Self::Hold | Self::Pin | Self::Note => false,
         }

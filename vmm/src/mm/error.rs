@@ -62,6 +62,9 @@ pub enum WriteError {
         /// What was asked for.
         range: AddrRange,
     },
+    /// A step of this section panicked, and the panic was caught with the section
+    /// still there: what it has planned is half of something. Drop it.
+    HalfPlanned,
     /// The deadline passed before the map lock was free: another section was open,
     /// or somebody had the map lock for reading.
     LockTimedOut,
@@ -88,6 +91,10 @@ impl fmt::Display for WriteError {
             Self::NotMapped { range } => {
                 write!(f, "nothing is mapped, or not all of it, at {range}")
             }
+            Self::HalfPlanned => f.write_str(
+                "a step of this write section panicked and left it half planned; drop the \
+                 section and plan another",
+            ),
             Self::LockTimedOut => {
                 f.write_str("the deadline passed while another write section was open")
             }

@@ -143,7 +143,7 @@ impl<T: Payload> WriteSection<'_, T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::super::{AddressSpace, VmFlags};
     use super::*;

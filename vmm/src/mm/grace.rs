@@ -25,8 +25,8 @@ use super::sync::{full_fence, lock, mutant};
 /// What sections have retired and nobody has freed yet.
 pub(super) struct Grace<T> {
     batches: Vec<Batch<T>>,
-    /// Under loom the dead are kept, so that who comes too late is caught.
-    #[cfg(loom)]
+    /// In a model the dead are kept, so that who comes too late is caught.
+    #[cfg(any(loom, shuttle))]
     dead: Vec<Batch<T>>,
 }
 
@@ -46,7 +46,7 @@ impl<T> Grace<T> {
     pub(super) fn new() -> Self {
         Self {
             batches: Vec::new(),
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             dead: Vec::new(),
         }
     }
@@ -69,7 +69,7 @@ impl<T> Grace<T> {
     }
 
     fn bury(&mut self, batch: Batch<T>) {
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         {
             // SAFETY: not freed yet.
             let node = |node: &Child<T>| unsafe { &*node.node() }.end();
@@ -79,7 +79,7 @@ impl<T> Grace<T> {
             batch.slots.iter().for_each(slot);
             self.dead.push(batch);
         }
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         // SAFETY: no entry walks that may have found any of it.
         unsafe {
             batch.free();
@@ -105,9 +105,9 @@ impl<T> Batch<T> {
 
 impl<T> Drop for Grace<T> {
     fn drop(&mut self) {
-        #[allow(unused_mut, reason = "loom adds to it")]
+        #[allow(unused_mut, reason = "a model adds to it")]
         let mut all = std::mem::take(&mut self.batches);
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         all.append(&mut self.dead);
         for batch in all {
             // SAFETY: the space is being dropped; nobody uses it.
@@ -120,7 +120,9 @@ impl<T: Payload> Core<T> {
     /// Takes what a section has left out of the tree, which is published, and
     /// frees it when the time has come. Blocks for no reader.
     pub(super) fn retire(&self, nodes: Vec<Child<T>>, slots: Vec<*const Slot<T>>) {
-        full_fence();
+        if !mutant("grace-fence") {
+            full_fence();
+        }
         let mut grace = lock(&self.grace);
         if !nodes.is_empty() || !slots.is_empty() {
             let entries = self.registry.records().flat_map(|r| r.entries());

@@ -6,7 +6,10 @@
 //! thread-local, whose destructor gives the records back; a guard or a pin does
 //! not go through either when it is dropped. Where another thread-local's
 //! destructor does a lookup after ours has run, the record is claimed for that
-//! lookup alone.
+//! lookup alone. What such a thread holds keeps its VMA as ever, but the thread is
+//! not known for its holder: a lookup inside it is one of a thread that holds
+//! nothing, and a section inside it is no error but waits for the thread itself, for
+//! ever. See the rules of [`mm`](super).
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -18,18 +21,18 @@ use super::registry::Registry;
 
 /// How many records a thread finds without a search: spaces are numbered one
 /// after the other, so the few of one machine do not collide.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const CACHED: usize = 4;
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 thread_local! {
     static CACHE: [Cell<(u64, *const Record)>; CACHED] =
         const { [const { Cell::new((0, ptr::null())) }; CACHED] };
     static TOKEN: Cell<u64> = const { Cell::new(0) };
     static CLAIMS: Claims = const { Claims(RefCell::new(Vec::new())) };
 }
-#[cfg(loom)]
-loom::thread_local! {
+#[cfg(any(loom, shuttle))]
+super::sync::thread_local! {
     static TOKEN: Cell<u64> = Cell::new(0);
     static CLAIMS: Claims = Claims(RefCell::new(Vec::new()));
 }
@@ -56,7 +59,7 @@ struct Claim {
 
 impl Drop for Claims {
     fn drop(&mut self) {
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         CACHE.with(|cache| cache.iter().for_each(|c| c.set((0, ptr::null()))));
     }
 }
@@ -105,7 +108,7 @@ impl Drop for Local<'_> {
 /// The calling thread's record; claims one on the first call.
 #[inline]
 pub(super) fn record(registry: &Arc<Registry>) -> Local<'_> {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     {
         let (id, record) = CACHE.with(|cache| cache[registry.id as usize % CACHED].get());
         if id == registry.id {
@@ -139,7 +142,7 @@ fn search(registry: &Arc<Registry>) -> Local<'_> {
                 record
             }
         };
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         CACHE.with(|cache| cache[registry.id as usize % CACHED].set((registry.id, record)));
         record
     });
@@ -178,7 +181,7 @@ fn with_claims<R>(f: impl FnOnce(&Claims) -> R) -> Option<R> {
     CLAIMS.try_with(f).ok()
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

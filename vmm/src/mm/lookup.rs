@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::entry::Entry;
+use super::entry::{Entry, State};
 use super::recent::SAMPLE;
 use super::record::Record;
 use super::slot::Slot;
@@ -106,8 +106,10 @@ impl<T: Payload> Core<T> {
         entry: &'a Entry,
         addr: u64,
     ) -> Attempt<'a, T> {
+        let early = mutant("seq-early").then(|| self.seq.load(Ordering::Acquire));
         entry.walk(addr);
         let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
+        let seq = early.unwrap_or(seq);
         if seq & 1 == 1 || mutant("detached-first") {
             return match self.find_beside_section(addr) {
                 (None, _) => {
@@ -369,7 +371,7 @@ impl<T: Payload> Core<T> {
         while slot.is_tried(seq) {
             sync::thread::yield_now();
         }
-        if slot.is_locked(seq) {
+        if slot.is_locked(seq) && !mutant("tried-locked") {
             return None;
         }
         let outcome = self.hold_what_is_there(record, entry);
@@ -386,6 +388,7 @@ impl<T: Payload> Core<T> {
     fn holds_member(&self, record: &Record, pinned: Option<u64>, seq: u64) -> bool {
         let held = record.entries().filter_map(|entry| match entry.load() {
             (state, addr) if state.is_guard() => Some(addr),
+            (State::Pin, addr) if mutant("admit-pins") => Some(addr),
             _ => None,
         });
         held.chain(pinned).any(|addr| {
@@ -399,8 +402,13 @@ impl<T: Payload> Core<T> {
     /// have looked at this entry before there was anything in it, and may look at
     /// the hold that admits after that is gone: hence the count.
     fn admit<'a>(&self, entry: &'a Entry, slot: &'a Slot<T>) -> Held<'a, T> {
+        if mutant("moves-first") {
+            self.count_move();
+        }
         let held = hold(entry, slot);
-        self.count_move();
+        if !mutant("moves-first") {
+            self.count_move();
+        }
         self.keep(held)
     }
 
@@ -408,7 +416,8 @@ impl<T: Payload> Core<T> {
     /// called after the new one is published and before the old one may end.
     pub(super) fn count_move(&self) {
         if !mutant("moves") {
-            self.writer.moves.fetch_add(1, Ordering::AcqRel);
+            let order = unless("moves-release", Ordering::Release);
+            self.writer.moves.fetch_add(1, order);
         }
     }
 
@@ -422,7 +431,9 @@ impl<T: Payload> Core<T> {
         path: &mut LookupPath,
     ) -> Outcome<'a, T> {
         let addr = entry.addr();
-        entry.wait(seq);
+        if !mutant("wait-mark") {
+            entry.wait(seq);
+        }
         // The writer may have been waiting for the walk; it does not for the wait.
         self.bell.ring(addr);
         record.counts.wait.add();

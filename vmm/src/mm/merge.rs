@@ -32,7 +32,6 @@ use std::collections::BTreeSet;
 use super::core::Core;
 use super::plan::Plan;
 use super::slot::Slot;
-use super::sync::atomic::Ordering;
 use super::sync::{full_fence, mutant};
 use super::{Payload, Vma, tree};
 
@@ -146,7 +145,7 @@ impl<T: Payload> Core<T> {
             let this = unsafe { &**slot };
             if unread.contains(slot) {
                 this.mark(seq);
-            } else {
+            } else if !mutant("merge-unmark") {
                 this.unmark();
             }
         }
@@ -160,7 +159,7 @@ impl<T: Payload> Core<T> {
         if slots.is_empty() || mutant("merge-scan") {
             return slots.to_vec();
         }
-        let moves = self.writer.moves.load(Ordering::Acquire);
+        let moves = self.moves();
         let entries = self.registry.records().flat_map(|r| r.entries());
         let there: BTreeSet<u64> = entries
             .map(|entry| entry.load())
@@ -176,7 +175,7 @@ impl<T: Payload> Core<T> {
             !read && (slot.is_uncounted() || mutant("merge-count"))
         });
         let unread = unread.copied().collect();
-        if self.writer.moves.load(Ordering::Relaxed) != moves {
+        if self.has_moved(moves) && !mutant("merge-moves") {
             return Vec::new();
         }
         unread

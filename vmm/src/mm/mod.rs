@@ -38,6 +38,9 @@
 //! - What outlives the call is a [pin](VmaReadGuard::pin), which may go to another
 //!   thread. The map no longer knows whose it is: look up through it what the same
 //!   writer may want, and open no section that would wait for it.
+//! - In the destructor of a thread-local, hold one VMA at a time and open no section
+//!   meanwhile: the map may already have forgotten the thread, and does not know it
+//!   for the holder.
 //! - Lookups are forbidden in signal handlers and in a forked child.
 //!
 //! # What it costs
@@ -68,8 +71,8 @@
 //! goes into the plan, or between [`WriteSection::lock`] and
 //! [`Drained::publish`]; dropping the section at any point before the latter
 //! leaves the map as it was, and nothing behind; so does a panic in a step or a side
-//! effect, which unwinds through it. (Catch it outside of the section: a step that
-//! panicked is half planned.) A failed allocation is no error here: the standard
+//! effect, which unwinds through it; where a panic of a step is caught with the section
+//! still there, that section can no longer be published. A failed allocation is no error here: the standard
 //! library ends the process. Whom a long drain waits for can be told [while it
 //! lasts](LockOptions). What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
@@ -93,7 +96,7 @@
 //! # Several spaces
 //!
 //! A thread that needs VMAs of two spaces at once looks up in one always before
-//! the other; [`AddressSpace::ranked`] has debug builds see to it.
+//! the other; a [rank](SpaceOptions::rank) has debug builds see to it.
 
 #[cfg(test)]
 mod audit;
@@ -130,12 +133,14 @@ mod registry;
 mod report;
 mod room;
 mod section;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 mod slot;
 mod space;
 mod stats;
 mod strategy;
 mod sync;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod tree;
 mod vma;
@@ -147,7 +152,7 @@ pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
 pub use lookup::{LookupPath, WaitOptions, Waited};
 pub use mapguard::MmapReadGuard;
-pub use options::{LockOptions, OnSlow};
+pub use options::{LockOptions, OnSlow, SpaceOptions};
 pub use pin::VmaPin;
 pub use range::AddrRange;
 pub use reader::Reader;

@@ -6,14 +6,14 @@ use std::ptr;
 use super::AddrRange;
 use super::room::Room;
 use super::slot::Slot;
-use super::sync::Life;
+use super::sync::{Life, MODEL};
 
 /// How many children a node has at most: a power of 2. With 32, the 32 768 slots of
 /// KVM are three levels deep.
-pub(super) const WIDTH: usize = if cfg!(loom) { 4 } else { 32 };
+pub(super) const WIDTH: usize = if MODEL { 4 } else { 32 };
 
 /// How many children the root has at most in a [small](Child::is_small) tree.
-const SMALL: usize = if cfg!(loom) { 1 } else { WIDTH / 2 };
+const SMALL: usize = if MODEL { 1 } else { WIDTH / 2 };
 
 /// A node of the tree. Never changes once it is published.
 ///
@@ -362,7 +362,7 @@ impl<T> Node<T> {
     }
 
     /// Called by whoever frees it.
-    #[cfg_attr(not(loom), allow(dead_code, reason = "the models'"))]
+    #[cfg_attr(not(any(loom, shuttle)), allow(dead_code, reason = "the models'"))]
     pub(super) fn end(&self) {
         self.life.end();
     }

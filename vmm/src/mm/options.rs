@@ -1,9 +1,45 @@
-//! How to lock a write set.
+//! How to make an address space, and how to lock a write set.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::DrainReport;
+use super::{DrainReport, Strategy};
+
+/// What an address space may be beside its name and range. The default is the native
+/// strategy and no rank.
+///
+/// ```
+/// use gracefault::mm::{AddrRange, AddressSpace, Payload, SpaceOptions, Strategy};
+/// # #[derive(Clone)]
+/// # struct Ram;
+/// # impl Payload for Ram {}
+///
+/// let range = AddrRange::new(0, 1 << 40).unwrap();
+/// let options = SpaceOptions { rank: Some(1), ..Strategy::Retry.into() };
+/// let mm = AddressSpace::<Ram>::with_options("memory", range, options);
+/// assert_eq!(mm.strategy(), Strategy::Retry);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceOptions {
+    /// How holds are kept, and how lookups wait.
+    pub strategy: Strategy,
+    /// The place in the order in which a thread looks up in several spaces: one that
+    /// holds a VMA of a space makes no waiting lookup in a space of a lower rank. Two
+    /// threads that did it crosswise, each beside a writer, could wait for each other
+    /// for ever. Debug builds panic where a lookup breaks the order, whether or not it
+    /// would have to wait. Spaces that have no rank, or the same, are not told apart.
+    pub rank: Option<u32>,
+}
+
+impl From<Strategy> for SpaceOptions {
+    /// That strategy, and no rank.
+    fn from(strategy: Strategy) -> Self {
+        Self {
+            strategy,
+            rank: None,
+        }
+    }
+}
 
 /// What to do while readers hold the write set. The default is to wait for as long
 /// as they take.

@@ -10,6 +10,7 @@ use super::entry::Entry;
 use super::local;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
+use super::sync::mutant;
 use super::{LookupError, LookupPath, Payload, Vma, VmaReadGuard, WaitOptions};
 
 /// A VMA held read-locked by whoever has this, on whichever thread: for what is
@@ -83,10 +84,15 @@ impl<T: Payload> Clone for VmaPin<T> {
     fn clone(&self) -> Self {
         let record = local::record(&self.core.registry);
         let entry = record.vacant();
+        if mutant("moves-first") {
+            self.core.count_move();
+        }
         entry.pin_at(self.entry().addr());
         // This one keeps a drain from ending until it is dropped, and by then the
         // drain knows that it has to look again.
-        self.core.count_move();
+        if !mutant("moves-first") {
+            self.core.count_move();
+        }
         Self {
             core: self.core.clone(),
             slot: self.slot,

@@ -5,10 +5,10 @@ use std::ptr::{self, NonNull};
 
 use super::Payload;
 use super::slot::Slot;
-use super::sync::mutant;
+use super::sync::{MODEL, mutant};
 
 /// See [`Recent`]. A power of two.
-pub(super) const SAMPLE: u64 = if cfg!(loom) { 1 } else { 16 };
+pub(super) const SAMPLE: u64 = if MODEL { 1 } else { 16 };
 
 /// A slot that the owner of a record has found, and the section number of that
 /// moment. While `mm_lock_seq` is still that even number, no section has begun,

@@ -6,10 +6,10 @@ use super::MmStats;
 use super::entry::Entry;
 use super::recent::Recent;
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use super::sync::{Mutex, lock, mutant, thread};
+use super::sync::{Life, MODEL, Mutex, lock, mutant, thread, unless};
 
 /// Entries that a record, and each piece of its spill list, has room for.
-const ENTRIES: usize = if cfg!(loom) { 2 } else { 4 };
+const ENTRIES: usize = if MODEL { 2 } else { 4 };
 
 /// What a thread does in one address space. The entries, the counters and
 /// what it looked up last have cache lines to themselves, since only the owner
@@ -35,6 +35,9 @@ pub(super) struct Record {
 #[derive(Debug)]
 struct Cold {
     claimed: AtomicBool,
+    /// From its making on; and that of its owner.
+    life: Life,
+    owner: Life,
     /// How often the owner has claimed it: by its thread-local and by each
     /// [`Reader`](super::Reader). Used by the owner alone.
     claims: AtomicU32,
@@ -47,6 +50,7 @@ struct Cold {
 /// A piece of the spill list. Never freed before the record.
 #[derive(Debug)]
 struct Spill {
+    life: Life,
     entries: [Entry; ENTRIES],
     next: AtomicPtr<Spill>,
 }
@@ -93,6 +97,8 @@ impl Record {
             recent: Recent::new(),
             cold: Cold {
                 claimed: AtomicBool::new(true),
+                life: Life::begin(),
+                owner: Life::begin(),
                 claims: AtomicU32::new(1),
                 retries: zero(),
                 name: Mutex::new(thread_name()),
@@ -130,23 +136,27 @@ impl Record {
         }
         let first = self.spill.load(Ordering::Relaxed);
         let piece = Box::into_raw(Box::new(Spill {
+            life: Life::begin(),
             entries: std::array::from_fn(|_| Entry::new()),
             next: AtomicPtr::new(first),
         }));
         // Before any of its entries is published with a full fence: a writer that
         // must see the entry sees the piece.
-        self.spill.store(piece, Ordering::Release);
+        let order = unless("spill-release", Ordering::Release);
+        self.spill.store(piece, order);
         // SAFETY: just allocated, and freed by the record's drop only.
         unsafe { &(*piece).entries[0] }
     }
 
     /// All entries, in use or not.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let mut piece = self.spill.load(Ordering::Acquire);
+        self.cold.life.touch();
+        let mut piece = self.spill.load(unless("spill-acquire", Ordering::Acquire));
         let spilled = std::iter::from_fn(move || {
             // SAFETY: null or a piece that was published by a Release store after
             // it was filled in, and that lives as long as the record.
             let this: &Spill = unsafe { piece.as_ref() }?;
+            this.life.touch();
             piece = this.next.load(Ordering::Relaxed);
             Some(&this.entries)
         });
@@ -157,10 +167,11 @@ impl Record {
     /// left in it.
     pub(super) fn claim(&self) -> bool {
         let cold = &self.cold;
+        let acquire = unless("claim-acquire", Ordering::Acquire);
         if cold.claimed.load(Ordering::Relaxed)
             || cold
                 .claimed
-                .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+                .compare_exchange(false, true, acquire, Ordering::Relaxed)
                 .is_err()
         {
             return false;
@@ -170,6 +181,7 @@ impl Record {
             cold.claimed.store(false, Ordering::Release);
             return false;
         }
+        cold.owner.own();
         *lock(&cold.name) = thread_name();
         cold.claims.store(1, Ordering::Relaxed);
         true
@@ -187,7 +199,9 @@ impl Record {
         let claims = self.cold.claims.load(Ordering::Relaxed) - 1;
         self.cold.claims.store(claims, Ordering::Relaxed);
         if claims == 0 {
-            self.cold.claimed.store(false, Ordering::Release);
+            self.cold.owner.own();
+            let order = unless("claim-release", Ordering::Release);
+            self.cold.claimed.store(false, order);
         }
     }
 

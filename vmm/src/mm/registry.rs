@@ -5,6 +5,7 @@ use std::ptr;
 use super::MmStats;
 use super::record::Record;
 use super::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use super::sync::unless;
 
 /// The records of one address space: a list that only grows, as long as the
 /// largest number of threads that ever used the space at the same time (plus
@@ -18,7 +19,7 @@ pub(super) struct Registry {
     /// The space's, for messages.
     pub(super) name: String,
     /// The space's place in the order in which several are looked up; see
-    /// [`ranked`](super::AddressSpace::ranked).
+    /// [`SpaceOptions`](super::SpaceOptions).
     pub(super) rank: Option<u32>,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
@@ -53,12 +54,15 @@ impl Registry {
         let record = Box::into_raw(record);
         // SAFETY: just allocated; it is freed by the registry's drop only.
         let this = unsafe { &*record };
+        // Who sees a later record acquires this one too, since it is an exchange that
+        // made the later one the first.
+        let release = unless("registry-release", Ordering::Release);
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             this.next().store(head, Ordering::Relaxed);
             match self
                 .head
-                .compare_exchange_weak(head, record, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange_weak(head, record, release, Ordering::Relaxed)
             {
                 Ok(_) => return this,
                 Err(now) => head = now,
@@ -69,12 +73,13 @@ impl Registry {
     /// All records there have been so far. A writer that makes a full fence first
     /// gets every record in which a reader has published with one before.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        let mut record = self.head.load(Ordering::Acquire);
+        let acquire = unless("registry-acquire", Ordering::Acquire);
+        let mut record = self.head.load(acquire);
         std::iter::from_fn(move || {
             // SAFETY: null or a record published by the exchange above after it
             // was filled in; it lives as long as the registry.
             let this: &Record = unsafe { record.as_ref() }?;
-            record = this.next().load(Ordering::Acquire);
+            record = this.next().load(Ordering::Relaxed);
             Some(this)
         })
     }

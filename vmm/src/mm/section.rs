@@ -10,6 +10,7 @@ use super::next::Next;
 use super::plan::{Gone, Plan};
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
+use super::sync::mutant;
 use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, WriteError};
 
 /// A write section that is being planned: the map lock is taken, no VMA is
@@ -19,7 +20,9 @@ use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, WriteErr
 /// [`lock`](Self::lock), then the caller's own side effects, then
 /// [`Drained::publish`]. Only a [`Drained`] section can change the map, and only
 /// locking makes one: what a section changes is what it has locked. Steps of a
-/// plan see what the steps before have planned.
+/// plan see what the steps before have planned. A step that is refused changes
+/// nothing; one that panics (in a payload's `clone`, `same` or `drop`) spoils the
+/// section, which then fails with [`WriteError::HalfPlanned`] whatever is asked of it.
 ///
 /// Stays with its thread, which is the one that the map lock knows.
 pub struct WriteSection<'a, T: Payload> {
@@ -27,6 +30,8 @@ pub struct WriteSection<'a, T: Payload> {
     // plan holds is dropped, since such a drop may use the map.
     pub(super) open: Open<'a, T>,
     pub(super) plan: Plan<T>,
+    /// Whether a step is under way; or was, when it panicked.
+    half: bool,
 }
 
 /// The map lock, and the section that is open under it.
@@ -60,7 +65,22 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         Ok(Self {
             plan: Plan::new(core.root(), core.range, first),
             open: Open { core, first },
+            half: false,
         })
+    }
+
+    /// Plans one step, unless one that has panicked left half of something.
+    fn step(
+        &mut self,
+        step: impl FnOnce(&mut Plan<T>) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        if self.half {
+            return Err(WriteError::HalfPlanned);
+        }
+        self.half = true;
+        let outcome = step(&mut self.plan);
+        self.half = false;
+        outcome
     }
 
     /// The section's number: odd, and the [`generation`](Vma::generation) of the
@@ -78,27 +98,27 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         offset: u64,
         payload: T,
     ) -> Result<(), WriteError> {
-        self.plan.map(range, flags, offset, payload)
+        self.step(|plan| plan.map(range, flags, offset, payload))
     }
 
     /// Plans that nothing is mapped in `range` any more. VMAs that stick out of it
     /// are split, and their rests stay, as new VMAs. Fails with
     /// [`WriteError::NotMapped`] if nothing is there.
     pub fn unmap(&mut self, range: AddrRange) -> Result<(), WriteError> {
-        self.plan.unmap(range)
+        self.step(|plan| plan.unmap(range))
     }
 
     /// Plans other flags for `range`, all of which must be mapped. VMAs that stick
     /// out of it are split. What has these flags already is left alone.
     pub fn protect(&mut self, range: AddrRange, flags: VmFlags) -> Result<(), WriteError> {
-        self.plan.protect(range, flags)
+        self.step(|plan| plan.protect(range, flags))
     }
 
     /// Plans a border at `addr`: the VMA that covers it becomes two, which carry
     /// the same. Nothing to do if one begins there; fails with
     /// [`WriteError::NotMapped`] if nothing is mapped there.
     pub fn split(&mut self, addr: u64) -> Result<(), WriteError> {
-        self.plan.split(addr)
+        self.step(|plan| plan.split(addr))
     }
 
     /// Plans that what is mapped in `range`, which must be all of it, is mapped
@@ -106,7 +126,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// [`WriteError::Overlaps`] if something else is there, and with
     /// [`WriteError::OutOfSpace`] if it would leave the space.
     pub fn relocate(&mut self, range: AddrRange, to: u64) -> Result<(), WriteError> {
-        self.plan.relocate(range, to)
+        self.step(|plan| plan.relocate(range, to))
     }
 
     /// The VMA, as planned so far, that covers `addr`, or else the first one after
@@ -120,7 +140,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// it likes. What is only added needs no wait.
     ///
     /// Fails with [`WriteError::HoldsGuard`] if this thread itself holds a member
-    /// by a guard. A pin of a member that this thread has is waited for like
+    /// by a guard, and with [`WriteError::HalfPlanned`] if a step has panicked. A pin of a member that this thread has is waited for like
     /// anybody's, for ever: do not.
     pub fn lock(self) -> Result<Drained<'a, T>, WriteError> {
         self.lock_with(LockOptions::default())
@@ -139,7 +159,14 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// somebody to tell when it lasts, and by whom it is held.
     pub fn lock_with(self, options: LockOptions<'_>) -> Result<Drained<'a, T>, WriteError> {
         // The map lock is given up first: bindings are dropped last to first.
-        let Self { mut plan, open } = self;
+        let Self {
+            half,
+            mut plan,
+            open,
+        } = self;
+        if half {
+            return Err(WriteError::HalfPlanned);
+        }
         let core = open.core;
         let slots: Vec<_> = plan.goes.values().copied().collect();
         // SAFETY: in the tree in force, under the map lock.
@@ -242,13 +269,19 @@ impl<T: Payload> Drained<'_, T> {
         } = self;
         let core = open.core;
         let goes = std::mem::take(&mut plan.goes);
-        for slot in goes.values() {
-            // SAFETY: in the tree in force until the next statement but one, and
-            // retired only below.
-            unsafe { &**slot }.detach();
+        let detach = || {
+            for slot in goes.values() {
+                // SAFETY: retired only below.
+                unsafe { &**slot }.detach();
+            }
+        };
+        if !mutant("detach-late") {
+            detach();
         }
         let version = next.into_version();
-        core.set_root(version.root);
+        if !mutant("publish-late") {
+            core.set_root(version.root);
+        }
         core.writer.sections.fetch_add(1, Ordering::Relaxed);
         let mut removed = Vec::with_capacity(plan.gone.len());
         let mut whole = std::collections::BTreeSet::new();
@@ -273,6 +306,12 @@ impl<T: Payload> Drained<'_, T> {
         let number = open.first;
         let last = core.seq.load(Ordering::Relaxed);
         drop(open);
+        if mutant("publish-late") {
+            core.set_root(version.root);
+        }
+        if mutant("detach-late") {
+            detach();
+        }
         core.retire(version.into_stale(), goes.into_values().collect());
         Published {
             number,

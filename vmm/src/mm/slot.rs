@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 
 use super::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use super::sync::{Life, unless};
+use super::sync::{Life, mutant, unless};
 use super::{AddrRange, Vma, VmaInfo};
 
 /// A VMA with what the protocol needs beside it. What a walk looks at comes first,
@@ -92,7 +92,8 @@ impl<T> Slot<T> {
     #[inline]
     pub(super) fn is_locked_or_tried(&self, seq: u64) -> bool {
         self.life.touch();
-        (self.lock_seq.load(Ordering::Relaxed) ^ seq) & !TRIED == 0
+        let apart = self.lock_seq.load(Ordering::Relaxed) ^ seq;
+        apart & !TRIED == 0 && !(mutant("tried-look") && apart != 0)
     }
 
     /// Whether section `seq`, which is odd, tries to write-lock it. It does not for
@@ -131,7 +132,8 @@ impl<T> Slot<T> {
         self.count.store(0, Ordering::Relaxed);
     }
 
-    /// Counts one hold more. The caller's record holds the VMA, so that it is not
+    /// Counts one hold more. Relaxed: what tells a drain of it is the entry, which
+    /// changes afterwards. The caller's record holds the VMA, so that it is not
     /// detached, nor drained, meanwhile.
     pub(super) fn count_up(&self) {
         let up = |count: u32| {
@@ -142,7 +144,7 @@ impl<T> Slot<T> {
             }
         };
         self.count
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, up)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, up)
             .expect("not detached, and held less than four billion times");
     }
 
@@ -201,7 +203,7 @@ impl<T> Slot<T> {
     }
 
     /// Called by whoever frees it.
-    #[cfg_attr(not(loom), allow(dead_code, reason = "the models'"))]
+    #[cfg_attr(not(any(loom, shuttle)), allow(dead_code, reason = "the models'"))]
     pub(super) fn end(&self) {
         self.life.end();
     }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::core::{Core, Pace};
 use super::registry::Registry;
 use super::{
-    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, Strategy,
-    VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
+    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, SpaceOptions,
+    Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -19,14 +19,14 @@ pub struct AddressSpace<T: Payload> {
 impl<T: Payload> AddressSpace<T> {
     /// An empty map over `range`. The name is for messages.
     pub fn new(name: impl Into<String>, range: AddrRange) -> Self {
-        Self::with_strategy(name, range, Strategy::Native)
+        Self::with_options(name, range, SpaceOptions::default())
     }
 
     /// An empty map whose holds are kept, and whose lookups wait, by `strategy`. All
     /// but the native one are there to be compared with; see what each
     /// [can](Strategy::capabilities).
     pub fn with_strategy(name: impl Into<String>, range: AddrRange, strategy: Strategy) -> Self {
-        Self::starting_at(name, range, strategy, 0, Pace::default())
+        Self::with_options(name, range, strategy.into())
     }
 
     /// How it keeps its holds and how its lookups wait.
@@ -34,20 +34,13 @@ impl<T: Payload> AddressSpace<T> {
         self.core.strategy
     }
 
-    /// As [`new`](Self::new), with a place in the order in which a thread looks up
-    /// in several spaces: one that holds a VMA of a space makes no waiting lookup
-    /// in a space of a lower rank. Two threads that did it crosswise, each beside a
-    /// writer, could wait for each other for ever. Debug builds panic where a
-    /// lookup breaks the order, whether or not it would have to wait. Spaces that
-    /// have no rank, or the same, are not told apart.
-    pub fn ranked(name: impl Into<String>, range: AddrRange, rank: u32) -> Self {
-        let registry = Registry::new(name.into(), Some(rank), false);
-        Self {
-            core: Core::new(registry, range, Strategy::Native, 0, Pace::default()),
-        }
+    /// An empty map with a strategy, a rank, or both.
+    pub fn with_options(name: impl Into<String>, range: AddrRange, options: SpaceOptions) -> Self {
+        Self::build(name.into(), range, options, 0, Pace::default())
     }
 
     /// One whose sections are numbered from `seq + 1` on.
+    #[cfg(test)]
     pub(super) fn starting_at(
         name: impl Into<String>,
         range: AddrRange,
@@ -55,7 +48,12 @@ impl<T: Payload> AddressSpace<T> {
         seq: u64,
         pace: Pace,
     ) -> Self {
-        let registry = Registry::new(name.into(), None, strategy.is_aside());
+        Self::build(name.into(), range, strategy.into(), seq, pace)
+    }
+
+    fn build(name: String, range: AddrRange, options: SpaceOptions, seq: u64, pace: Pace) -> Self {
+        let SpaceOptions { strategy, rank } = options;
+        let registry = Registry::new(name, rank, strategy.is_aside());
         Self {
             core: Core::new(registry, range, strategy, seq, pace),
         }

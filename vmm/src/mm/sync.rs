@@ -1,13 +1,22 @@
 //! The atomics, fences, locks, threads and clock that `mm` runs on: std's, or
-//! loom's under `--cfg loom`, so that the models check the code that ships. No
-//! other file of `mm` names either.
+//! loom's under `--cfg loom`, or shuttle's under `--cfg shuttle`, so that the models
+//! check the code that ships. No other file of `mm` names any of the three.
+//!
+//! Loom takes few threads through all that they and the memory may do; shuttle takes
+//! many of them through some thousands of orders, told by a seed, and every load sees
+//! the last store. An ordering can only be shown to be needed by the former.
 
 #[cfg(loom)]
 pub(crate) use loom::{
     sync::{Condvar, Mutex, MutexGuard, atomic},
-    thread,
+    thread, thread_local,
 };
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    sync::{Condvar, Mutex, MutexGuard, atomic},
+    thread, thread_local,
+};
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard, atomic},
     thread,
@@ -16,6 +25,10 @@ pub(crate) use std::{
 use std::time::{Duration, Instant};
 
 use atomic::{AtomicU64, Ordering};
+
+/// Whether this is a model: no time passes, and things are small, so that few VMAs
+/// make a deep tree and few holds a long list.
+pub(crate) const MODEL: bool = cfg!(any(loom, shuttle));
 
 /// Whether this run is to leave the step of the protocol with that name out, so as
 /// to see which test notices (`vmm/mutants.sh`). Never in a normal build: it takes
@@ -82,14 +95,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits on `condvar` until notified, or until `deadline` has passed where there
 /// is one. Returns the guard and whether the deadline has passed. Wakes up
-/// spuriously, as condition variables do. Under loom no time passes: a wait with
+/// spuriously, as condition variables do. In a model no time passes: a wait with
 /// a deadline is one without.
 pub(crate) fn wait_until<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,
     deadline: Option<Instant>,
 ) -> (MutexGuard<'a, T>, bool) {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     if let Some(deadline) = deadline {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -100,7 +113,7 @@ pub(crate) fn wait_until<'a, T>(
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         return (guard, result.timed_out() && Instant::now() >= deadline);
     }
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     let _ = deadline;
     (wait_ignoring_poison(condvar, guard), false)
 }
@@ -116,7 +129,7 @@ pub(crate) fn wait_ignoring_poison<'a, T>(
 }
 
 /// Sleeps on `condvar` for one slice: until notified, or until `slice` is over.
-/// Returns whether it was notified. Under loom there is no time: use no slices.
+/// Returns whether it was notified. In a model there is no time: use no slices.
 pub(crate) fn sleep_slice<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,
@@ -126,39 +139,40 @@ pub(crate) fn sleep_slice<'a, T>(
     (guard, !over)
 }
 
-/// A stop watch. Under loom it stands still, since a model must run the same way
+/// A stop watch. In a model it stands still, since a model must run the same way
 /// twice.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Watch(#[cfg(not(loom))] Instant);
+pub(crate) struct Watch(#[cfg(not(any(loom, shuttle)))] Instant);
 
 impl Watch {
     pub(crate) fn start() -> Self {
         Self(
-            #[cfg(not(loom))]
+            #[cfg(not(any(loom, shuttle)))]
             Instant::now(),
         )
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         return self.0.elapsed();
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         Duration::ZERO
     }
 
-    /// Whether `deadline` has passed. Never under loom.
+    /// Whether `deadline` has passed. Never in a model.
     pub(crate) fn is_past(deadline: Option<Instant>) -> bool {
-        !cfg!(loom) && deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        !MODEL && deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 
 /// The life of something that readers walk over and writers free. It costs
-/// nothing in a normal build; under loom it proves that no reader comes too late.
+/// nothing in a normal build; in a model it shows that no reader comes too late:
+/// under loom, that each use is ordered before the end.
 #[derive(Debug)]
 pub(crate) struct Life {
     #[cfg(loom)]
     cell: loom::cell::UnsafeCell<()>,
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     ended: std::sync::atomic::AtomicBool,
 }
 
@@ -166,35 +180,40 @@ impl Life {
     /// It is being made, which must happen before every use.
     #[inline(always)]
     pub(crate) fn begin() -> Self {
+        let this = Self {
+            #[cfg(loom)]
+            cell: loom::cell::UnsafeCell::new(()),
+            #[cfg(any(loom, shuttle))]
+            ended: std::sync::atomic::AtomicBool::new(false),
+        };
+        this.own();
+        this
+    }
+
+    /// Who does this has it alone at that moment.
+    #[inline(always)]
+    pub(crate) fn own(&self) {
         #[cfg(loom)]
-        {
-            let cell = loom::cell::UnsafeCell::new(());
-            cell.with_mut(|_| ());
-            let ended = std::sync::atomic::AtomicBool::new(false);
-            Self { cell, ended }
-        }
-        #[cfg(not(loom))]
-        Self {}
+        self.cell.with_mut(|_| ());
     }
 
     /// A reader uses it.
     #[inline(always)]
     pub(crate) fn touch(&self) {
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         {
             let ended = self.ended.load(std::sync::atomic::Ordering::SeqCst);
             assert!(!ended, "used after its life has ended");
-            self.cell.with(|_| ());
         }
+        #[cfg(loom)]
+        self.cell.with(|_| ());
     }
 
     /// Nobody uses it any more.
     #[inline(always)]
     pub(crate) fn end(&self) {
-        #[cfg(loom)]
-        {
-            self.cell.with_mut(|_| ());
-            self.ended.store(true, std::sync::atomic::Ordering::SeqCst);
-        }
+        self.own();
+        #[cfg(any(loom, shuttle))]
+        self.ended.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 }

@@ -11,13 +11,10 @@ pub(super) const THP: u64 = 2 << 20;
 
 /// Tells the host what is wanted of `len` bytes at `addr`.
 pub(super) fn advise_thp(addr: NonNull<u8>, len: usize, thp: ThpAdvice) -> io::Result<()> {
-    if thp != ThpAdvice::HostDecides {
-        faults::check(Step::AdviseMemory)?;
-    }
     match thp {
         ThpAdvice::HostDecides => Ok(()),
-        ThpAdvice::Wanted => advise(addr, len, libc::MADV_HUGEPAGE),
-        ThpAdvice::Unwanted => advise(addr, len, libc::MADV_NOHUGEPAGE),
+        ThpAdvice::Wanted => advise(Step::AdviseMemory, addr, len, libc::MADV_HUGEPAGE),
+        ThpAdvice::Unwanted => advise(Step::AdviseMemory, addr, len, libc::MADV_NOHUGEPAGE),
     }
 }
 
@@ -25,9 +22,8 @@ pub(super) fn advise_thp(addr: NonNull<u8>, len: usize, thp: ThpAdvice) -> io::R
 /// not a signal, tells that it has none: `EFAULT` where a touch would be a SIGBUS.
 /// Contents stay.
 pub(super) fn populate(addr: NonNull<u8>, len: usize) -> io::Result<()> {
-    faults::check(Step::Prefault)?;
     loop {
-        match advise(addr, len, libc::MADV_POPULATE_WRITE) {
+        match advise(Step::PopulateMemory, addr, len, libc::MADV_POPULATE_WRITE) {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
             other => return other,
         }
@@ -40,7 +36,8 @@ pub(super) fn can_populate() -> bool {
     unsafe { libc::madvise(ptr::null_mut(), 0, libc::MADV_POPULATE_WRITE) == 0 }
 }
 
-fn advise(addr: NonNull<u8>, len: usize, advice: i32) -> io::Result<()> {
+fn advise(step: Step, addr: NonNull<u8>, len: usize, advice: i32) -> io::Result<()> {
+    faults::check(step)?;
     // SAFETY: neither advice given here changes what the memory holds.
     match unsafe { libc::madvise(addr.as_ptr().cast(), len, advice) } {
         0 => Ok(()),

@@ -13,16 +13,23 @@ use crate::memory::faults::{self, Step};
 
 /// A file in memory of `len` bytes, all of them a hole.
 pub(super) fn memfd(name: &CStr, len: u64) -> Result<File, RamError> {
-    // SAFETY: the name is a C string; returns a new descriptor or an error.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    let made = match fd {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: the descriptor is new and nobody else's.
-        fd => Ok(unsafe { File::from_raw_fd(fd) }),
+    let make = || {
+        // SAFETY: the name is a C string; returns a new descriptor or an error.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+        match fd {
+            -1 => Err(io::Error::last_os_error()),
+            // SAFETY: the descriptor is new and nobody else's.
+            fd => Ok(unsafe { File::from_raw_fd(fd) }),
+        }
     };
-    let made = faults::check(Step::MakeFile).and(made);
-    let sized = made.and_then(|file| file.set_len(len).map(|()| file));
+    let made = faults::check(Step::MakeMemfd).and_then(|()| make());
+    let sized = made.and_then(|file| set_len(&file, len).map(|()| file));
     sized.map_err(|source| RamError::Memfd { bytes: len, source })
+}
+
+fn set_len(file: &File, len: u64) -> io::Result<()> {
+    faults::check(Step::SizeFile)?;
+    file.set_len(len)
 }
 
 /// A file that the user named, and what is to be done with it.
@@ -40,12 +47,14 @@ pub(super) struct Named<'a> {
 impl Named<'_> {
     /// Opens it, and makes it long enough if it is to be written to.
     pub(super) fn open(&self) -> Result<File, RamError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(self.shared).create(self.shared);
-        // A pipe would make it wait for a reader.
-        options.custom_flags(libc::O_NONBLOCK);
+        let mut how = OpenOptions::new();
+        how.read(true)
+            .write(self.shared)
+            .create(self.shared)
+            // A pipe would make it wait for a reader.
+            .custom_flags(libc::O_NONBLOCK);
         let file = faults::check(Step::OpenFile)
-            .and_then(|()| options.open(self.path))
+            .and_then(|()| how.open(self.path))
             .map_err(|error| self.wrong(format!("it cannot be opened: {error}")))?;
         let about = file
             .metadata()
@@ -74,7 +83,7 @@ impl Named<'_> {
                  (`truncate -s {len} {path}`), or ask for less memory"
             )));
         }
-        file.set_len(len)
+        set_len(file, len)
             .map_err(|error| self.wrong(format!("it cannot be made {len} bytes long: {error}")))
     }
 

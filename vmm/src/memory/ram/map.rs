@@ -34,9 +34,9 @@ impl FilePart {
     /// Makes a hole of `len` bytes: the host has the memory, or the room on its
     /// disk, again, and what is read there is zero.
     pub(in crate::memory) fn punch(&self, len: usize) -> io::Result<()> {
-        faults::check(Step::PunchHole)?;
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let (offset, len) = (self.offset as i64, len as i64);
+        faults::check(Step::PunchHole)?;
         loop {
             // SAFETY: changes the file only, which the caller gives up.
             if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, len) } == 0 {
@@ -92,6 +92,7 @@ struct Reserved {
 
 impl Reserved {
     fn new(len: usize) -> io::Result<Self> {
+        faults::check(Step::ReserveAddresses)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: as in `map_memory`.
         let addr = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
@@ -101,6 +102,7 @@ impl Reserved {
 
     /// Gives back all but the `len` bytes at `start`; on an error, those too.
     fn keep(mut self, start: usize, len: usize) -> io::Result<()> {
+        faults::check(Step::TrimAddresses)?;
         let begin = self.addr.as_ptr() as usize;
         let end = begin + self.len;
         unmap(begin, start - begin)?;

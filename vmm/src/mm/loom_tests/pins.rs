@@ -89,3 +89,55 @@ fn loom_an_entry_is_filled_again() {
         writer.join().unwrap();
     });
 }
+
+/// A pin that is in the record of this thread and in the hands of another: it lets
+/// nobody in, since it may be gone at any moment, and the drain with it.
+#[test]
+fn loom_a_pin_in_other_hands_lets_nobody_in() {
+    model(|| {
+        let mm = space(&[a(), b()]);
+        let pin = lookup(&mm, A).unwrap().pin();
+        let there = mm.clone();
+        let writer = thread::spawn(move || unmap(&there, range(A, 20)));
+        let other = thread::spawn(move || drop(pin));
+        let (guard, path) = lookup_path(&mm, B);
+        assert!(!path.nested);
+        if let Some(guard) = guard {
+            use_it(&guard);
+        }
+        other.join().unwrap();
+        writer.join().unwrap();
+    });
+}
+
+/// "A record reused by a new thread", which comes while the other goes: it has the
+/// record after it, or one of its own.
+#[test]
+fn loom_a_record_changes_hands() {
+    model(|| {
+        let mm = space(&[a()]);
+        let readers = [mm.clone(), mm.clone()]
+            .map(|mm| thread::spawn(move || use_it(&lookup(&mm, A).expect("always mapped"))));
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        unmap(&mm, a());
+    });
+}
+
+/// A thread's record is new to a writer that is already looking, and so is the piece
+/// that its holds spill into.
+#[test]
+fn loom_holds_spill_beside_a_writer() {
+    model(|| {
+        let mm = space(&[a(), b()]);
+        let there = mm.clone();
+        let reader = thread::spawn(move || {
+            let held = [A, B, A].map(|addr| lookup(&there, addr));
+            // What is found in the end is what the writer has left.
+            held.iter().flatten().for_each(use_it);
+        });
+        unmap(&mm, a());
+        reader.join().unwrap();
+    });
+}

@@ -83,6 +83,21 @@ fn loom_pin_beside_changes() {
     no_false_none(Strategy::Pin);
 }
 
+/// A second section wants the same VMA as soon as the one that is waited for is over.
+#[test]
+fn loom_pin_is_not_overtaken() {
+    model_bound(2, || {
+        let mm = space_by(Strategy::Pin, &[a()], 0);
+        let there = mm.clone();
+        let writer = thread::spawn(move || {
+            replace(&there, a(), ROM);
+            replace(&there, a(), VmFlags::NONE);
+        });
+        use_it(&lookup(&mm, A).expect("always mapped"));
+        writer.join().unwrap();
+    });
+}
+
 #[test]
 fn loom_refcount_beside_an_unmap() {
     hold_or_miss(Strategy::Refcount);

@@ -20,6 +20,35 @@ fn loom_a_waiter_is_not_overtaken() {
     });
 }
 
+/// "Move under a waiter": where it was there is nothing any more, or what comes next
+/// is at its place; where it went it is found by whoever looks there after.
+#[test]
+fn loom_moved_under_a_waiter() {
+    for refilled in [false, true] {
+        model(move || {
+            let mm = space(&[a()]);
+            let there = mm.clone();
+            let writer = thread::spawn(move || {
+                let mut section = there.mmap_write_lock().unwrap();
+                section.relocate(a(), 50).unwrap();
+                if refilled {
+                    section.map(range(A, 20), ROM, 0, 7).unwrap();
+                }
+                section.lock().unwrap().publish();
+            });
+            let (guard, _) = lookup_path(&mm, A + 1);
+            assert!(guard.is_some() || !refilled, "always mapped");
+            if let Some(guard) = guard {
+                use_it(&guard);
+                assert!(guard.range() == a() || refilled && guard.range() == range(A, 20));
+            } else {
+                use_it(&lookup(&mm, 51).expect("moved there"));
+            }
+            writer.join().unwrap();
+        });
+    }
+}
+
 /// A section elsewhere, after the one that was waited for, retires the tree that
 /// the woken waiter is walking.
 #[test]

@@ -19,9 +19,13 @@ fn parts() -> Parts {
     parts_by(Strategy::Native)
 }
 
+/// Far from both.
+const C: u64 = 50;
+
 fn parts_by(strategy: Strategy) -> Parts {
     let mm = AddressSpace::starting_at("model", range(0, 100), strategy, 0, pace(1));
     let mut section = mm.mmap_write_lock().unwrap();
+    section.map(range(C, 10), RAM, 0, Part(1)).unwrap();
     section.map(a(), RAM, A, Part(7)).unwrap();
     section.map(b(), ROM, B, Part(7)).unwrap();
     section.lock().unwrap().publish();
@@ -72,6 +76,54 @@ fn loom_across_a_border_that_is_merged() {
             assert!(writer.join().unwrap() || !both);
         });
     }
+}
+
+/// Both sides of a border: what the reader holds of either is of one version.
+fn both_sides(mm: &Parts, left: u64, right: u64) -> [(AddrRange, VmFlags); 2] {
+    let held = [look(mm, left), look(mm, right)];
+    held.iter().for_each(use_part);
+    held.map(|guard| (guard.range(), guard.flags()))
+}
+
+/// "A reader across a border that a writer splits", which is not there before and
+/// lies between what it wants.
+#[test]
+fn loom_across_a_border_that_is_split() {
+    for [left, right] in [[A, A + 7], [A + 7, A]] {
+        model(move || {
+            let mm = parts();
+            let there = mm.clone();
+            let writer = thread::spawn(move || {
+                let mut section = there.mmap_write_lock().unwrap();
+                section.protect(range(A, 5), VmFlags::NONE).unwrap();
+                section.lock().unwrap().publish();
+            });
+            let seen = both_sides(&mm, left.min(right), left.max(right));
+            let (old, new) = ((a(), RAM), (range(A, 5), VmFlags::NONE));
+            let split = [new, (range(A + 5, 5), RAM)];
+            assert!(seen == [old; 2] || seen == split, "{seen:?}");
+            writer.join().unwrap();
+        });
+    }
+}
+
+/// "A reader across a border that a writer moves", from B down into what it wants.
+#[test]
+fn loom_across_a_border_that_is_moved() {
+    model(|| {
+        let mm = parts();
+        let there = mm.clone();
+        let writer = thread::spawn(move || {
+            let mut section = there.mmap_write_lock().unwrap();
+            section.protect(range(A + 5, 5), ROM).unwrap();
+            section.lock().unwrap().publish();
+        });
+        let seen = both_sides(&mm, A, A + 7);
+        let left = (range(A, 5), RAM);
+        let moved = [left, (range(A + 5, 15), ROM)];
+        assert!(seen == [(a(), RAM); 2] || seen == moved, "{seen:?}");
+        writer.join().unwrap();
+    });
 }
 
 /// A reader of the neighbour alone: it has it at once or after one sleep, while
@@ -157,5 +209,24 @@ fn loom_a_pin_of_the_neighbour_is_copied() {
             "one of the two was there all the while"
         );
         assert_eq!(*copy.payload(), Part(7));
+    });
+}
+
+/// A hold of the neighbour that comes when the writer has looked once, and moves to an
+/// earlier entry while it looks again: neither entry says so when it is looked at.
+#[test]
+fn loom_a_hold_moves_past_the_scan_of_the_neighbour() {
+    model_bound(2, || {
+        let mm = parts();
+        let first = look(&mm, C);
+        let there = mm.clone();
+        let writer = thread::spawn(move || merge(&there));
+        let pin = look(&mm, A).pin();
+        let before = pin.range();
+        drop(first);
+        let copy = pin.clone();
+        drop(pin);
+        writer.join().unwrap();
+        assert_eq!((copy.range(), copy.payload()), (before, &Part(7)));
     });
 }

@@ -91,6 +91,9 @@ impl<T: Payload> Core<T> {
     #[inline]
     pub(in super::super) fn keep<'a>(&self, held: Held<'a, T>) -> Held<'a, T> {
         if self.strategy == Strategy::Refcount {
+            if mutant("note-first") {
+                held.entry.note();
+            }
             held.slot.count_up();
             held.entry.note();
         }
@@ -143,7 +146,9 @@ impl<T: Payload> Core<T> {
     pub(in super::super) fn pinned(&self, slot: &Slot<T>) {
         if self.strategy.is_aside() {
             // The drain may have seen the note, and see the count gone.
-            self.count_move();
+            if !mutant("pinned-moves") {
+                self.count_move();
+            }
             self.put(slot);
         }
     }

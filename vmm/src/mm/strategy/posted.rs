@@ -15,8 +15,8 @@ use super::super::core::Core;
 use super::super::entry::Entry;
 use super::super::lookup::{self, Attempt, Ended, LookupPath, Outcome, WaitOptions, Waited};
 use super::super::record::Record;
-use super::super::sync::Watch;
 use super::super::sync::atomic::Ordering;
+use super::super::sync::{Watch, mutant};
 use super::super::{KillFlag, LookupError, Payload, tree};
 use super::Strategy;
 
@@ -44,12 +44,17 @@ impl<T: Payload> Core<T> {
                 return Err(Ended::Missing);
             };
             if self.strategy == Strategy::Pin {
+                if mutant("posted-late") {
+                    self.writer.map_lock.end_read();
+                }
                 let entry = record.vacant();
                 entry.walk(addr);
                 let held = lookup::hold(entry, slot);
                 // A section that begins after this sees the hold: it takes the map
                 // lock from us.
-                self.writer.map_lock.end_read();
+                if !mutant("posted-late") {
+                    self.writer.map_lock.end_read();
+                }
                 return Ok(held);
             }
             self.writer.map_lock.end_read();

@@ -155,6 +155,7 @@ fn what_a_section_does_not_change_it_does_not_lock() {
     assert!(mm.lock_vma_under_rcu(at(2)).is_some(), "given up, unlocked");
 }
 
+/// "A write section opened inside a guard".
 #[test]
 fn a_section_inside_a_guard_is_an_error_at_once() {
     let mm = space_with([1, 2]);

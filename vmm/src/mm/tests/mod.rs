@@ -1,6 +1,8 @@
 //! Tests of the map on real threads. What they wait for is a state, never a time.
 
 mod basic;
+mod half;
+mod lines;
 mod matrix;
 mod merge;
 mod oracle;

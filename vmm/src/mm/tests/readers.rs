@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use super::super::{KillFlag, LookupError, LookupPath, WaitOptions};
+use super::super::{KillFlag, LookupError, LookupPath, SpaceOptions, WaitOptions};
 use super::*;
 
 #[test]
@@ -115,6 +115,7 @@ fn a_pin_keeps_the_space() {
     assert_eq!(pin.payload(), &Tag(1));
 }
 
+/// "A hold forgotten", "a record reused by a new thread".
 #[test]
 fn a_forgotten_guard_holds_after_its_thread() {
     let mm = space_with([1]);
@@ -138,6 +139,7 @@ fn a_forgotten_guard_holds_after_its_thread() {
     assert!(mm.lock_vma_under_rcu(at(1)).is_some(), "nothing changed");
 }
 
+/// "Two threads and two spaces crosswise".
 #[test]
 fn two_spaces_crosswise() {
     let (pio, ram) = (space_with([1]), space_with([1]));
@@ -167,8 +169,19 @@ fn two_spaces_crosswise() {
 /// "Across spaces there is a rank": the port first, then the memory.
 #[test]
 fn spaces_are_looked_up_in_the_order_of_their_ranks() {
+    for strategy in super::super::Strategy::ALL {
+        looked_up_in_order(strategy);
+    }
+}
+
+fn looked_up_in_order(strategy: super::super::Strategy) {
     let ranked = |name, rank| {
-        let mm = Space::ranked(name, range(0, 1 << 20), rank);
+        let options = SpaceOptions {
+            strategy,
+            rank: Some(rank),
+        };
+        let mm = Space::with_options(name, range(0, 1 << 20), options);
+        assert_eq!(mm.strategy(), strategy);
         mm.map(page(1), RAM, 0, Tag(1)).unwrap();
         mm
     };

@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::super::{DrainReport, LockOptions, OnSlow, Strategy, WriteError};
 use super::*;
 
-/// No slice of sleep is short enough here to end the drain: the reader's ring is
-/// what does.
+/// "Last reader leaving while the writer goes to sleep": no slice of sleep is short
+/// enough here to end the drain, the reader's ring is what does.
 #[test]
 fn the_last_reader_wakes_the_writer() {
     let mm = Space::starting_at("patient", range(0, 1 << 20), Strategy::Native, 0, patient());
@@ -42,7 +42,7 @@ fn a_deadline_fails_cleanly_and_names_the_holder() {
     assert_eq!(mm.unmap(page(1), None).unwrap().removed.len(), 1);
 }
 
-/// Told after a while, and again, who is there; and while it is told, nothing is
+/// "A drain that lasts": told after a while, and again, who is there; and while it is told, nothing is
 /// locked: what is to be removed may be looked up.
 #[test]
 fn a_drain_that_lasts_names_who_holds() {

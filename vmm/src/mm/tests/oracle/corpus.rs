@@ -24,10 +24,10 @@ pub(super) fn run() {
     let seed = number("GRACEFAULT_SEED", 1);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let (mut done, mut sections, mut given_up, mut deepest) = (0, 0, 0, 0);
+    let (mut done, mut sections, mut given_up, mut merged, mut deepest) = (0, 0, 0, 0, 0);
     while done < total {
         let size = [40, 200, 1000][random.usize(..3)];
-        let mut world = World::new(size, random.bool());
+        let mut world = World::new(size, random.bool(), random.bool());
         let longest = if random.bool() { 2 } else { random.u64(2..=40) };
         let end = total.min(done + EPOCH);
         while done < end {
@@ -51,18 +51,19 @@ pub(super) fn run() {
             sections += 1;
         }
         given_up += world.given_up;
+        merged += world.merged;
         world.end();
     }
     println!(
-        "{done} operations in {sections} sections of seed {seed}, {given_up} given up, depth {deepest}, hash {hash:016x}"
+        "{done} operations in {sections} sections of seed {seed}, {given_up} given up, {merged} merged, depth {deepest}, hash {hash:016x}"
     );
-    assert!(given_up > 0 && deepest > 1, "vacuous");
+    assert!(given_up > 0 && merged > 0 && deepest > 1, "vacuous");
 }
 
 fn fate(random: &mut fastrand::Rng) -> Fate {
     match random.usize(..16) {
         i if i < ALL.len() => ALL[i],
-        4 => Fate::CopyPanics(random.u64(1..8)),
+        4 => Fate::PayloadPanics(random.u64(1..8)),
         _ => Fate::Published,
     }
 }

@@ -12,8 +12,9 @@ pub(super) enum Fate {
     EffectPanics,
     /// By a deadline: somebody has a pin.
     TimedOut,
-    /// By a payload, of which this copy panics. Published if it has fewer.
-    CopyPanics(u64),
+    /// By a payload that panics when it is copied or compared for the so manieth time.
+    /// Published if that is less often.
+    PayloadPanics(u64),
 }
 
 /// Those that give a section up, but for the last, which is many.

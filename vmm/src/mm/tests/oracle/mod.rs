@@ -20,28 +20,46 @@ use fate::{ALL, Fate};
 use ops::{Op, any_op};
 use world::World;
 
-/// A payload whose copies are counted, and whose copying may be made to panic.
-struct Counted(u64, Arc<()>);
+/// A payload whose copies are counted, and whose copying and comparing may be made to
+/// panic. It is the same as others of its mapping, if it is so at all.
+struct Counted {
+    tag: u64,
+    merges: bool,
+    _alive: Arc<()>,
+}
 
-impl Payload for Counted {}
+impl Payload for Counted {
+    fn same(&self, other: &Self) -> bool {
+        may_panic();
+        self.merges && self.tag == other.tag
+    }
+}
 
 thread_local! {
-    /// Which copy from now on panics: 1 for the next one, 0 for none.
+    /// Which call of these from now on panics: 1 for the next one, 0 for none.
     static PANICS: StdCell<u64> = const { StdCell::new(0) };
+}
+
+fn may_panic() {
+    match PANICS.get() {
+        0 => {}
+        // Past the hook, which would print it.
+        1 => {
+            PANICS.set(0);
+            resume_unwind(Box::new("no copy"))
+        }
+        n => PANICS.set(n - 1),
+    }
 }
 
 impl Clone for Counted {
     fn clone(&self) -> Self {
-        match PANICS.get() {
-            0 => {}
-            // Past the hook, which would print it.
-            1 => {
-                PANICS.set(0);
-                resume_unwind(Box::new("no copy"))
-            }
-            n => PANICS.set(n - 1),
+        may_panic();
+        Self {
+            tag: self.tag,
+            merges: self.merges,
+            _alive: self._alive.clone(),
         }
-        Self(self.0, self.1.clone())
     }
 }
 
@@ -54,8 +72,10 @@ const SIZE: u64 = 200;
 
 proptest! {
     #[test]
-    fn sections_do_what_the_oracle_says(sections in any_sections(), at_the_end: bool) {
-        let mut world = World::new(SIZE, at_the_end);
+    fn sections_do_what_the_oracle_says(
+        sections in any_sections(), at_the_end: bool, merges: bool,
+    ) {
+        let mut world = World::new(SIZE, at_the_end, merges);
         for ops in sections {
             world.section(&ops, Fate::Published);
             world.check();
@@ -65,8 +85,8 @@ proptest! {
 
     /// Each section first fails in every way there is, at every step.
     #[test]
-    fn what_is_given_up_leaves_no_trace(sections in any_sections()) {
-        let mut world = World::new(SIZE, false);
+    fn what_is_given_up_leaves_no_trace(sections in any_sections(), merges: bool) {
+        let mut world = World::new(SIZE, false, merges);
         for ops in sections {
             for steps in 0..ops.len() {
                 world.section(&ops[..steps], Fate::Planned);
@@ -76,8 +96,8 @@ proptest! {
                 world.section(&ops, fate);
                 world.check();
             }
-            for copy in 1.. {
-                let ended = world.section(&ops, Fate::CopyPanics(copy));
+            for call in 1.. {
+                let ended = world.section(&ops, Fate::PayloadPanics(call));
                 world.check();
                 if ended {
                     break;

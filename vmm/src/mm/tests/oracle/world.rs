@@ -6,7 +6,7 @@ use std::time::Instant;
 use rangemap::RangeInclusiveMap;
 
 use super::super::super::audit::{Shape, audit};
-use super::super::super::{Gap, Vma, WriteError, WriteSection};
+use super::super::super::{Gap, Vma, VmaInfo, WriteError, WriteSection};
 use super::super::*;
 use super::ops::{Cell, Op, cells, expect, expect_gap};
 use super::{Counted, Fate, PANICS};
@@ -23,13 +23,16 @@ pub(super) struct World {
     ranges: Ranges,
     alive: Arc<()>,
     tag: u64,
-    /// How many sections were given up.
+    /// Whether what belongs together is merged.
+    merges: bool,
+    /// How many sections were given up, and how many merged what was there before.
     pub(super) given_up: u64,
+    pub(super) merged: u64,
 }
 
 impl World {
     /// `size` addresses: the first or the last ones that there are.
-    pub(super) fn new(size: u64, at_the_end: bool) -> Self {
+    pub(super) fn new(size: u64, at_the_end: bool, merges: bool) -> Self {
         let base = if at_the_end { u64::MAX - (size - 1) } else { 0 };
         Self {
             mm: AddressSpace::new("oracle", range(base, size)),
@@ -38,7 +41,9 @@ impl World {
             ranges: RangeInclusiveMap::new(),
             alive: Arc::new(()),
             tag: 0,
+            merges,
             given_up: 0,
+            merged: 0,
         }
     }
 
@@ -51,8 +56,8 @@ impl World {
     /// Makes a section of `ops`, each of which has to be taken or refused as the
     /// oracle says. Returns whether it was published.
     pub(super) fn section(&mut self, ops: &[Op], fate: Fate) -> bool {
-        if let Fate::CopyPanics(copy) = fate {
-            PANICS.set(copy);
+        if let Fate::PayloadPanics(call) = fate {
+            PANICS.set(call);
         }
         let before = self.tag;
         let ended = catch_unwind(AssertUnwindSafe(|| self.try_section(ops, fate)));
@@ -65,7 +70,7 @@ impl World {
             Ok(None) => {}
             Err(panic) => match fate {
                 Fate::EffectPanics => {}
-                Fate::CopyPanics(_) if panicked => {}
+                Fate::PayloadPanics(_) if panicked => {}
                 // An assertion.
                 _ => resume_unwind(panic),
             },
@@ -118,7 +123,12 @@ impl World {
             _ => {}
         }
         let announced = drained.removed().count();
+        let (before, locked) = (self.mm.vmas(self.mm.range()), drained.write_set());
         let done = drained.publish();
+        let after = self.mm.vmas(self.mm.range());
+        let changed = before.iter().filter(|vma| !after.contains(vma));
+        let changed: Vec<_> = changed.map(|vma| vma.range).collect();
+        assert_eq!(locked, changed, "lock set = change set");
         assert_eq!(announced, done.removed.len());
         let size = |vma: &Vma<Counted>| vma.range().len().unwrap();
         let gone: u64 = done.removed.iter().map(size).sum();
@@ -127,6 +137,13 @@ impl World {
             all.collect::<std::collections::HashSet<_>>()
         };
         assert_eq!(gone, tags(&self.map).difference(&tags(&map)).count() as u64);
+        let pieces = |vma: &VmaInfo| {
+            let old = done.replaced.iter().map(Vma::range);
+            old.filter(|old| vma.range.covers(*old)).count()
+        };
+        if self.merges && after.iter().any(|vma| pieces(vma) > 1) {
+            self.merged += 1;
+        }
         self.tag = tag;
         Some((map, ranges))
     }
@@ -138,7 +155,11 @@ impl World {
         op: &Op,
         tag: u64,
     ) -> Result<(), WriteError> {
-        let payload = || Counted(tag, self.alive.clone());
+        let payload = || Counted {
+            tag,
+            merges: self.merges,
+            _alive: self.alive.clone(),
+        };
         match *op {
             Op::Map(range, offset) => section.map(self.at(range), RAM, offset, payload()),
             Op::MapAt(gap) => {
@@ -177,7 +198,7 @@ impl World {
             after = here.end();
             let at = AddrRange::new(here.start() - self.base, here.len().unwrap()).unwrap();
             let value = (
-                vma.payload().0,
+                vma.payload().tag,
                 vma.offset().wrapping_sub(at.start()),
                 vma.flags(),
             );
@@ -194,7 +215,7 @@ impl World {
         for (i, cell) in self.map.iter().enumerate().step_by(step) {
             let addr = self.base + i as u64;
             let found = self.mm.lock_vma_under_rcu(addr);
-            assert_eq!(found.map(|vma| vma.payload().0), cell.map(|cell| cell.0));
+            assert_eq!(found.map(|vma| vma.payload().tag), cell.map(|cell| cell.0));
             let next = map.find_vma(addr).map(|vma| vma.range().last());
             assert!(next.is_none_or(|last| last >= addr));
             assert_eq!(next.is_some(), self.map[i..].iter().any(Option::is_some));
