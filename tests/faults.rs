@@ -18,7 +18,7 @@ use gracefault::kvm::{SlotZap, Vm};
 use gracefault::memory::faults::{Fault, Step, Watch};
 use libtest_mimic::{Arguments, Trial};
 
-use operations::{OPERATIONS, gives_huge_pages, has_userfaultfd};
+use operations::{OPERATIONS, gives_huge_pages, gives_pages};
 use scene::Scene;
 use support::{Outcome, blocks, kvm_test};
 
@@ -71,7 +71,7 @@ fn of_each_step() -> Outcome {
         Step::DisableQuirk => vm.slot_zap() == SlotZap::ThatSlot,
         Step::ReserveAddresses | Step::TrimAddresses | Step::AdviseMemory => gives_huge_pages(),
         Step::OpenUserfaultfd | Step::StartPager | Step::WatchMemory | Step::BringPage => {
-            has_userfaultfd()
+            gives_pages()
         }
         Step::MakeGuestMemfd => vm.create_guest_memfd(4096).is_ok(),
         _ => true,

@@ -1,13 +1,12 @@
 //! The operations whose steps fail.
 use std::io::sink;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, ResizeOptions, Resizer};
 use gracefault::kvm::guest_memfd::GuestMemfdError;
 use gracefault::machine::{Machine, MachineConfig, MemoryConfig, StopRequest, Verdict};
 use gracefault::memory::faults::Step;
-use gracefault::memory::{Backend, Pager, RamOptions, RamSizes, RamSource, ThpAdvice};
+use gracefault::memory::{Backend, RamOptions, RamSizes, RamSource, ThpAdvice};
 use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
@@ -59,6 +58,23 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..USUAL
     },
     Operation {
+        name: "boot from an image",
+        run: |_| {
+            let image = tempfile::NamedTempFile::new().map_err(text)?;
+            let bytes = MACHINE + (16 << 20);
+            image.as_file().set_len(bytes).map_err(text)?;
+            match launch_from(Backend::Image(image.path().into())) {
+                // Not everybody may have it.
+                Err(error) if error.contains("needs userfaultfd") => Ok(End::Done),
+                end => end,
+            }
+        },
+        // Its pages are touched one after the other.
+        most: 4,
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
         name: "boot and run",
         run: |_| launch(true, false),
         // Blocks come and go all the time.
@@ -70,14 +86,6 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         name: "boot and run, with lazy slots",
         run: |_| launch(true, true),
         most: 2,
-        is_machine: true,
-        ..USUAL
-    },
-    Operation {
-        name: "boot from an image",
-        run: |_| boot_from_image(),
-        // A page is touched after the other.
-        most: 4,
         is_machine: true,
         ..USUAL
     },
@@ -241,6 +249,22 @@ pub(crate) fn gives_huge_pages() -> bool {
     enabled.is_ok_and(|modes| !modes.contains("[never]"))
 }
 
+/// Whether this process may have a userfaultfd that sees KVM's faults.
+pub(crate) fn gives_pages() -> bool {
+    let image = tempfile::NamedTempFile::new().and_then(|image| {
+        image.as_file().set_len(BLOCK)?;
+        Ok(image)
+    });
+    image.is_ok_and(|image| {
+        let backend = Backend::Image(image.path().into());
+        let options = RamOptions {
+            backend,
+            ..RamOptions::default()
+        };
+        open(options).is_ok()
+    })
+}
+
 fn open(options: RamOptions) -> Result<End, String> {
     let sizes = RamSizes {
         boot: 0,
@@ -264,47 +288,32 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-/// Whether this process may have a userfaultfd.
-pub(crate) fn has_userfaultfd() -> bool {
-    let image = tempfile::tempfile().expect("a file");
-    Pager::new(Arc::new(image)).is_ok()
-}
-
-/// Of pages that come at first touch, where they can.
-fn boot_from_image() -> Result<End, String> {
-    let image = tempfile::NamedTempFile::new().map_err(text)?;
-    image
-        .as_file()
-        .set_len(MACHINE + (16 << 20))
-        .map_err(text)?;
-    let ram = RamOptions {
-        backend: Backend::Image(image.path().into()),
-        ..RamOptions::default()
-    };
-    match launch_from(ram, false, false) {
-        Err(error) if error.contains("needs userfaultfd") => launch(false, false),
-        other => other,
-    }
-}
-
-fn launch(run: bool, lazy: bool) -> Result<End, String> {
-    launch_from(RamOptions::default(), run, lazy)
-}
-
-fn launch_from(ram: RamOptions, run: bool, lazy: bool) -> Result<End, String> {
-    let config = MachineConfig {
+/// What a machine of these tests is.
+fn machine() -> MachineConfig {
+    MachineConfig {
         memory: MemoryConfig {
             size: MACHINE,
             hotplug_size: 16 << 20,
             block: BLOCK,
-            lazy,
+            ..MemoryConfig::default()
         },
-        ram,
         workload: Workload::Hotplug,
         duration: Duration::from_millis(30),
         timeout: Duration::from_secs(120),
         ..MachineConfig::default()
-    };
+    }
+}
+
+fn launch_from(backend: Backend) -> Result<End, String> {
+    let mut config = machine();
+    config.ram.backend = backend;
+    let machine = Machine::new(config, Box::new(sink()));
+    machine.map(|_| End::Done).map_err(text)
+}
+
+fn launch(run: bool, lazy: bool) -> Result<End, String> {
+    let mut config = machine();
+    config.memory.lazy = lazy;
     let machine = Machine::new(config, Box::new(sink())).map_err(text)?;
     if run {
         let report = machine.run(&StopRequest::new(), &mut |_| ());

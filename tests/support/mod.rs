@@ -24,20 +24,7 @@ pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 /// A test that needs KVM. Where that cannot be opened it is reported as
 /// ignored, with the reason; or as failed, if `GRACEFAULT_REQUIRE_KVM` is 1.
 pub(crate) fn kvm_test(name: &str, test: fn() -> Outcome) -> Trial {
-    kvm_test_with(name, || Ok(()), test)
-}
-
-/// The same, of a test that needs something else too: ignored where that says why
-/// it is not there.
-pub(crate) fn kvm_test_with(
-    name: &str,
-    there: fn() -> Result<(), String>,
-    test: fn() -> Outcome,
-) -> Trial {
-    kvm_test_if(name, move || match there() {
-        Ok(()) => test().map(|()| Completion::Completed),
-        Err(reason) => Ok(Completion::ignored_with(reason)),
-    })
+    kvm_test_if(name, move || test().map(|()| Completion::Completed))
 }
 
 /// As [`kvm_test`], of a test that may itself say why it cannot be done here.
