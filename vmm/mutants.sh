@@ -44,7 +44,7 @@ try() {
     [ "$(tool "$2")" = threads ] && limit=60
     for bound in 2 3; do
         GRACEFAULT_MUTANT=$1 LOOM_MAX_PREEMPTIONS=$bound RUST_BACKTRACE=0 \
-            GRACEFAULT_SCHEDULES=5000 GRACEFAULT_SEED=1 \
+            GRACEFAULT_SCHEDULES=20000 GRACEFAULT_SEED=1 \
             timeout $limit nice "$program" --exact "$test" >"$out/$1.$2.log" 2>&1
         status=$?
         if [ $status -ne 0 ]; then

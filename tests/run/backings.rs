@@ -49,11 +49,15 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn run_with(memory: &str) -> Ended {
+    run_for("300ms", memory)
+}
+
+fn run_for(duration: &str, memory: &str) -> Ended {
     Running::start(gracefault([
         "run",
         "--json",
         "--duration",
-        "300ms",
+        duration,
         "--timeout",
         "120s",
         "--memory",
@@ -65,21 +69,27 @@ fn run_with(memory: &str) -> Ended {
 /// Runs with each; `Some` is what this host cannot do.
 fn passes(memory: &[&str]) -> Option<String> {
     for memory in memory {
-        let ended = run_with(memory);
+        let mut ended = run_with(memory);
         // Never killed: either it runs or it says why not.
         if ended.status.code() == Some(2) {
             assert_eq!(ended.stderr.lines().count(), 1, "{ended}");
             return Some(ended.stderr.trim().to_owned());
         }
-        let report = ended.expect_status(0).json();
-        assert_passed(&report, 2);
-        let backing = report["backing"].as_str().expect("a word");
-        assert!(
-            !memory.contains("backing=") || memory.contains(backing),
-            "{ended}"
-        );
-        assert!(number(&report, "/hotplug/plug/total/count") > 0, "{ended}");
-        assert_eq!(number(&report, "/hotplug/unmap_errors"), 0, "{ended}");
+        let plugs = |ended: &Ended| {
+            let report = ended.expect_status(0).json();
+            assert_passed(&report, 2);
+            let backing = report["backing"].as_str().expect("a word");
+            let is_it = !memory.contains("backing=") || memory.contains(backing);
+            assert!(is_it, "another backing: {ended}");
+            let refused = number(&report, "/hotplug/unmap_errors");
+            assert_eq!(refused, 0, "not given back: {ended}");
+            number(&report, "/hotplug/plug/total/count")
+        };
+        // On a busy machine it may come to none in so short a time.
+        if plugs(&ended) == 0 {
+            ended = run_for("30s", memory);
+            assert!(plugs(&ended) > 0, "no block: {ended}");
+        }
     }
     None
 }

@@ -14,9 +14,8 @@
 //! drains its readers and takes its memslot out, which both may wait for pages that
 //! the handlers go on to serve; only then is its [`Mapping`](super::Mapping)
 //! dropped, which takes the range out of the userfaultfd, waits for the handlers
-//! that are at a page of it ([`Table::remove`](table::Table::remove)), and unmaps
-//! it. An unplug that is given up has changed nothing: pages that come later are
-//! the image's.
+//! that are at a page of it, and unmaps it. An unplug that is given up has changed
+//! nothing: pages that come later are the image's.
 //!
 //! An image that cannot be read does not leave anybody asleep: the page is replaced
 //! by one whose touch is an error ([`sigbus`](super::sigbus)).
