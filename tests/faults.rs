@@ -70,9 +70,12 @@ fn of_each_step() -> Outcome {
     uncovered.retain(|step| match step {
         Step::DisableQuirk => vm.slot_zap() == SlotZap::ThatSlot,
         Step::ReserveAddresses | Step::TrimAddresses | Step::AdviseMemory => gives_huge_pages(),
-        Step::OpenUserfaultfd | Step::StartPager | Step::WatchMemory | Step::BringPage => {
-            gives_pages()
-        }
+        Step::OpenUserfaultfd
+        | Step::MakePager
+        | Step::StartPager
+        | Step::WatchMemory
+        | Step::UnwatchMemory
+        | Step::BringPage => gives_pages(),
         Step::MakeGuestMemfd => vm.create_guest_memfd(4096).is_ok(),
         _ => true,
     });

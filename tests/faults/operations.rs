@@ -168,7 +168,10 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "unplug, memfd",
         plugged: &[0, 1],
-        run: |scene| unplug(scene, Consent::Surprise),
+        run: |scene| {
+            scene.write(&[7; 8])?;
+            unplug(scene, Consent::Surprise)
+        },
         undoing: &[Step::DiscardMemory],
         ram: memfd,
         ..USUAL

@@ -16,6 +16,9 @@ pub(crate) struct Scene<'a> {
     pub(crate) resizer: Resizer,
 }
 
+/// Where blocks are written to, and looked at.
+const MARK: u64 = 0x1040;
+
 /// How an operation ends that is done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -68,9 +71,29 @@ impl<'a> Scene<'a> {
                     .map_err(text)?;
             } else if wanted && !there.contains(&block) {
                 region.plug(block, BlockKind::Cooperative).map_err(text)?;
+                self.assert_empty(block);
             }
         }
         Ok(())
+    }
+
+    /// A block holds zeroes, whatever was there before it was plugged.
+    fn assert_empty(&self, block: u32) {
+        let gpa = self.blocks.region.block_range(block).start() + MARK;
+        let mut found = [1; 8];
+        let read = self.blocks.space.read(gpa, &mut found, None);
+        read.expect("nothing fails");
+        assert_eq!(found, [0; 8], "left from an earlier block {block}");
+    }
+
+    /// Writes to block 1, where a block is looked at when it is plugged.
+    pub(crate) fn write(&self, data: &[u8]) -> Result<(), String> {
+        let gpa = self.blocks.region.block_range(1).start() + MARK;
+        self.blocks
+            .space
+            .write(gpa, data, None)
+            .map(drop)
+            .map_err(text)
     }
 
     fn plugged(&self) -> Vec<u32> {
@@ -98,6 +121,7 @@ impl<'a> Scene<'a> {
             Step::UnmapMemory,
             Step::DiscardMemory,
             Step::PunchHole,
+            Step::UnwatchMemory,
             Step::RemoveSlot,
         ];
         match &end {

@@ -20,10 +20,12 @@ mod support;
 mod guests;
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gracefault::hotplug::{BlockKind, Consent, PlugReport, UnplugReport};
+use gracefault::hotplug::{BlockKind, Consent, HotplugRegion, PlugReport, UnplugReport};
 use gracefault::kvm::{Exit, Kvm};
+use gracefault::memory::{PAGE, PageSource, RamSizes, RamSource};
 use serde_json::{Value, json};
 
 use guests::blocks::{Blocks, stop, toucher};
@@ -178,6 +180,8 @@ struct FirstTouch {
     block: u64,
     /// Whether the slot goes in at that touch.
     lazy: bool,
+    /// Whether the page comes from an image at that touch, by userfaultfd.
+    image: bool,
     /// Makes block 0 ready to be touched.
     prepare: fn(&Blocks) -> Result<(), Box<dyn Error>>,
 }
@@ -187,12 +191,14 @@ const FIRST_TOUCHES: &[FirstTouch] = &[
         name: "slot at plug",
         block: 2 << 20,
         lazy: false,
+        image: false,
         prepare: plug,
     },
     FirstTouch {
         name: "slot at plug, touched by the VMM before",
         block: 2 << 20,
         lazy: false,
+        image: false,
         prepare: |blocks| {
             plug(blocks)?;
             let range = blocks.region.block_range(0);
@@ -206,21 +212,41 @@ const FIRST_TOUCHES: &[FirstTouch] = &[
         name: "slot at plug, block of a page",
         block: 4 << 10,
         lazy: false,
+        image: false,
         prepare: plug,
     },
     FirstTouch {
         name: "lazy slot",
         block: 2 << 20,
         lazy: true,
+        image: false,
         prepare: plug,
     },
     FirstTouch {
         name: "lazy slot, block of a page",
         block: 4 << 10,
         lazy: true,
+        image: false,
+        prepare: plug,
+    },
+    FirstTouch {
+        name: "userfaultfd, an image of zeroes",
+        block: 2 << 20,
+        lazy: false,
+        image: true,
         prepare: plug,
     },
 ];
+
+/// An image of nothing but zeroes.
+struct Zeroes;
+
+impl PageSource for Zeroes {
+    fn read_page(&self, _: u64, page: &mut [u8; PAGE as usize]) -> std::io::Result<()> {
+        page.fill(0);
+        Ok(())
+    }
+}
 
 fn plug(blocks: &Blocks) -> Result<(), Box<dyn Error>> {
     blocks.region.plug(0, BlockKind::Cooperative)?;
@@ -230,7 +256,23 @@ fn plug(blocks: &Blocks) -> Result<(), Box<dyn Error>> {
 /// A guest writes to each page of a fresh block once, and again; the difference is
 /// what the first touch costs.
 fn first_touch(way: &FirstTouch, rounds: usize) -> Result<Value, Box<dyn Error>> {
-    let blocks = Blocks::with(way.block, 1, |region| region.lazy(way.lazy))?;
+    let sizes = RamSizes {
+        boot: 0,
+        hotplug: way.block,
+        block: way.block,
+    };
+    let ram = match way.image {
+        false => RamSource::anonymous(sizes),
+        true => match RamSource::of_pages(sizes, Arc::new(Zeroes)) {
+            Ok(ram) => ram,
+            Err(error) => {
+                println!("  {:40} left out: {error}", way.name);
+                return Ok(json!({ "operation": "first-touch", "name": way.name }));
+            }
+        },
+    };
+    let made = |region: HotplugRegion| region.with_ram(Arc::new(ram)).lazy(way.lazy);
+    let blocks = Blocks::with(way.block, 1, made)?;
     let pages = way.block / 4096;
     let code = guest!(
         "6: xor r8d, r8d",

@@ -64,17 +64,19 @@ impl Shared {
         let Some(serving) = self.table.serve(addr) else {
             return;
         };
-        let result = self.source.read_page(serving.offset, page);
-        let result = result.and_then(|()| self.put(addr, page));
-        match result {
-            Ok(()) => self.served.fetch_add(1, Ordering::Relaxed),
-            Err(error) => {
-                let offset = serving.offset;
-                log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
-                self.give_up(addr);
-                self.failed.fetch_add(1, Ordering::Relaxed)
-            }
-        };
+        // Counted before whoever sleeps there wakes, and can look at the counts.
+        let result = self.source.read_page(serving.offset, page).and_then(|()| {
+            self.served.fetch_add(1, Ordering::Relaxed);
+            self.put(addr, page).inspect_err(|_| {
+                self.served.fetch_sub(1, Ordering::Relaxed);
+            })
+        });
+        if let Err(error) = result {
+            let offset = serving.offset;
+            log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.give_up(addr);
+        }
     }
 
     fn put(&self, addr: u64, page: &[u8; PAGE as usize]) -> io::Result<()> {

@@ -46,13 +46,15 @@ impl Pager {
     pub fn new(source: Arc<dyn PageSource>) -> Result<Arc<Self>, PagingError> {
         let uffd = Userfaultfd::open()?;
         // SAFETY: returns a new descriptor or an error.
-        let stop = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+        let stop = || owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+        let stop = faults::check(Step::MakePager).and_then(|()| stop());
+        let nothing = faults::check(Step::MakePager).and_then(|()| memfd(c"no-page"));
         let shared = Arc::new(Shared {
             uffd,
             table: Table::default(),
             source,
             stop: stop.map_err(PagingError::Handler)?,
-            nothing: memfd(c"no-page").map_err(PagingError::Handler)?,
+            nothing: nothing.map_err(PagingError::Handler)?,
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });

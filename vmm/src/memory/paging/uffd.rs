@@ -62,6 +62,7 @@ impl Userfaultfd {
 
     /// The opposite; who sleeps there wakes and finds zeroes.
     pub(super) fn unregister(&self, start: u64, len: u64) -> io::Result<()> {
+        faults::check(Step::UnwatchMemory)?;
         // SAFETY: as above.
         unsafe { self.ioctl(ioctls::UFFDIO_UNREGISTER(), &mut Range { start, len }) }
     }

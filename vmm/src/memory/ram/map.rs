@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::memory::faults::{self, Step};
 
@@ -14,6 +15,8 @@ pub(in crate::memory) struct FilePart {
     pub(in crate::memory) file: Arc<File>,
     pub(in crate::memory) offset: u64,
     pub(in crate::memory) leaves: Leaves,
+    /// Set when a hole could not be made: what should be gone is there.
+    pub(in crate::memory) stale: Arc<AtomicBool>,
     /// Whether the file is KVM's.
     pub(in crate::memory) is_guest_memfd: bool,
 }
@@ -34,6 +37,11 @@ impl FilePart {
     /// Makes a hole of `len` bytes: the host has the memory, or the room on its
     /// disk, again, and what is read there is zero.
     pub(in crate::memory) fn punch(&self, len: usize) -> io::Result<()> {
+        self.try_to_punch(len)
+            .inspect_err(|_| self.stale.store(true, Ordering::Relaxed))
+    }
+
+    fn try_to_punch(&self, len: usize) -> io::Result<()> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let (offset, len) = (self.offset as i64, len as i64);
         faults::check(Step::PunchHole)?;

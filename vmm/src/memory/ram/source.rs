@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::advice::{self, THP};
 use super::file::{self, Named};
@@ -19,6 +20,8 @@ pub struct RamSource {
     sizes: RamSizes,
     /// What is mapped, unless it is anonymous memory.
     file: Option<Arc<File>>,
+    /// Whether the file may hold what should be gone.
+    stale: Arc<AtomicBool>,
     /// Who brings the pages, if they come at first touch.
     pager: Option<Arc<Pager>>,
 }
@@ -30,6 +33,7 @@ impl RamSource {
             options: RamOptions::default(),
             sizes,
             file: None,
+            stale: Arc::default(),
             pager: None,
         }
     }
@@ -47,6 +51,7 @@ impl RamSource {
             options,
             sizes,
             file: None,
+            stale: Arc::default(),
             pager: Some(Pager::new(pages)?),
         })
     }
@@ -90,6 +95,7 @@ impl RamSource {
             options,
             sizes,
             file,
+            stale: Arc::default(),
             pager,
         })
     }
@@ -174,8 +180,14 @@ impl RamSource {
             file: file.clone(),
             offset,
             leaves,
+            stale: self.stale.clone(),
             is_guest_memfd: options.backend == Backend::GuestMemfd,
         });
+        // A guest finds zeroes in what it is given anew, or not at all.
+        let is_stale = leaves == Leaves::Hole && self.stale.load(Ordering::Relaxed);
+        if let Some(part) = part.as_ref().filter(|_| is_stale) {
+            part.punch(len as usize)?;
+        }
         let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e))?;
         let (addr, bytes) = mapping.raw();
         advice::advise_thp(addr, bytes, options.thp)?;
