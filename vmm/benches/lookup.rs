@@ -60,8 +60,8 @@ struct Effort {
 
 const FULL: Effort = Effort {
     sizes: &[16, 1024, 32_768, 1_000_000],
-    rounds: 9,
-    turn: Duration::from_millis(20),
+    rounds: 33,
+    turn: Duration::from_millis(5),
 };
 const QUICK: Effort = Effort {
     sizes: &[16, 32_768],

@@ -150,14 +150,6 @@ impl<T: Payload> Core<T> {
         seq: u64,
         addr: u64,
     ) -> Option<&Slot<T>> {
-        let root = self.root();
-        if root.is_small() {
-            // So short a walk costs less than a wrong guess at where it leads.
-            // SAFETY: passed on.
-            let slot = unsafe { tree::find_in_small(root, addr) }?;
-            record.counts.success.add();
-            return Some(slot);
-        }
         if let Some(slot) = record.recent.get(seq, addr) {
             record.counts.success.add();
             // SAFETY: in force after the entry was published, so it is not freed
@@ -165,9 +157,9 @@ impl<T: Payload> Core<T> {
             return Some(unsafe { slot.as_ref() });
         }
         // SAFETY: passed on.
-        let slot = unsafe { tree::find(root, addr) }?;
+        let slot = unsafe { tree::find(self.root(), addr) }?;
         if record.counts.success.add().is_multiple_of(SAMPLE) {
-            record.recent.set(seq, slot);
+            record.recent.sample(seq, slot);
         }
         Some(slot)
     }

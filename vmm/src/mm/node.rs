@@ -374,10 +374,11 @@ impl<T> Node<T> {
 #[inline(always)]
 fn search<const N: usize>(keys: &[u64; WIDTH], addr: u64) -> usize {
     const { assert!(N.is_power_of_two() && N <= WIDTH) }
-    let mut base = 0;
-    let mut left = N;
-    // In bounds: what is added in all rounds together is below N.
-    let here = |i: usize| usize::from(keys[i % WIDTH] <= addr);
+    let mut base = 0_u32;
+    let mut left = N as u32;
+    // In bounds: what is added in all rounds together is below N. Narrow numbers, which
+    // the compiler adds up before it makes an address of them.
+    let here = |i: u32| u32::from(keys[i as usize % WIDTH] <= addr);
     while left >= 4 {
         left /= 4;
         base += left * (here(base + left) + here(base + 2 * left) + here(base + 3 * left));
@@ -385,7 +386,7 @@ fn search<const N: usize>(keys: &[u64; WIDTH], addr: u64) -> usize {
     if left == 2 {
         base += here(base + 1);
     }
-    base
+    base as usize
 }
 
 #[cfg(test)]

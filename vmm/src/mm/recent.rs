@@ -8,16 +8,21 @@ use super::slot::Slot;
 use super::sync::{MODEL, mutant};
 
 /// See [`Recent`]. A power of two.
-pub(super) const SAMPLE: u64 = if MODEL { 1 } else { 16 };
+pub(super) const SAMPLE: u64 = if MODEL { 1 } else { 64 };
 
-/// A slot that the owner of a record has found, and the section number of that
-/// moment. While `mm_lock_seq` is still that even number, no section has begun,
-/// let alone published anything, so the slot is what a walk would find: exits that
-/// come from the same region again and again need no walk.
+/// What `seq` is while nothing is to be expected.
+const NOTHING: u64 = 1;
+
+/// A slot that the owner of a record is expected to find again, and the section
+/// number of the moment when it did last. While `mm_lock_seq` is still that even
+/// number, no section has begun, let alone published anything, so the slot is what a
+/// walk would find: exits that come from the same region again and again need no walk.
 ///
-/// One find in [`SAMPLE`] is remembered: whoever comes from the same region again is
-/// soon known, and whoever never does is spared the stores, which the next full
-/// fence has to wait for.
+/// One find in [`SAMPLE`] is looked at, and its slot expected from then on if the
+/// sample before was the same. So whoever comes from one region is soon known; and
+/// whoever does not pays for one comparison, always with the same outcome: neither for
+/// stores, which the next full fence has to wait for, nor for wrong guesses, which in
+/// a map of few regions would be right just often enough to be made.
 ///
 /// The number has to be loaded after the full fence that publishes the walk: a
 /// section that begins later then sees the entry, and frees nothing under it.
@@ -39,7 +44,7 @@ unsafe impl Send for Recent {}
 impl Recent {
     pub(super) fn new() -> Self {
         Self {
-            seq: Cell::new(0),
+            seq: Cell::new(NOTHING),
             start: Cell::new(0),
             span: Cell::new(0),
             // Nothing yet.
@@ -47,28 +52,32 @@ impl Recent {
         }
     }
 
-    /// The slot, if it covers `addr` and is in force while `mm_lock_seq` is `seq`.
+    /// The slot, if it is expected, covers `addr`, and is in force while `mm_lock_seq`
+    /// is `seq`, which is even.
     #[inline(always)]
     pub(super) fn get<T: Payload>(&self, seq: u64, addr: u64) -> Option<NonNull<Slot<T>>> {
-        // One comparison and one branch: where addresses are random, a branch on
-        // either end would be taken half of the time.
-        let known = addr.wrapping_sub(self.start.get()) <= self.span.get();
-        let current = (self.seq.get() == seq) | mutant("recent");
-        if known & current {
-            NonNull::new(self.slot.get().cast())
-        } else {
-            None
+        if self.seq.get() != seq && !mutant("recent") {
+            return None;
         }
+        // One comparison and one branch: a branch on either end would be taken half
+        // of the time.
+        let known = addr.wrapping_sub(self.start.get()) <= self.span.get();
+        known
+            .then(|| NonNull::new(self.slot.get().cast()))
+            .flatten()
     }
 
-    /// Remembers a slot that is in force while `mm_lock_seq` is `seq`,
-    /// which is even.
+    /// Looks at a find: a slot that is in force while `mm_lock_seq` is `seq`, which is
+    /// even.
     #[cold]
-    pub(super) fn set<T: Payload>(&self, seq: u64, slot: &Slot<T>) {
+    pub(super) fn sample<T: Payload>(&self, seq: u64, slot: &Slot<T>) {
+        let found = ptr::from_ref(slot).cast_mut().cast();
+        // Another slot may have come to where one was: a guess, no more.
+        let again = MODEL || self.slot.get() == found;
         let range = slot.range();
-        self.seq.set(seq);
+        self.seq.set(if again { seq } else { NOTHING });
         self.start.set(range.start());
         self.span.set(range.last() - range.start());
-        self.slot.set(ptr::from_ref(slot).cast_mut().cast());
+        self.slot.set(found);
     }
 }

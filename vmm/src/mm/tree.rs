@@ -16,12 +16,12 @@ use super::slot::Slot;
 /// use. This holds for all functions of this file.
 #[inline(always)]
 pub(super) unsafe fn find<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T>> {
-    if root.is_null() {
-        return None;
-    }
     if root.is_small() {
         // SAFETY: passed on.
         return unsafe { find_in_small(root, addr) };
+    }
+    if root.is_null() {
+        return None;
     }
     let mut node = root;
     while !node.is_leaf() {
@@ -39,7 +39,7 @@ pub(super) unsafe fn find<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T
 ///
 /// As for [`find`]; and the tree is [small](Child::is_small).
 #[inline(always)]
-pub(super) unsafe fn find_in_small<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T>> {
+unsafe fn find_in_small<'a, T>(root: Child<T>, addr: u64) -> Option<&'a Slot<T>> {
     // SAFETY: a leaf's children are slots of the same version.
     let slot = unsafe { &*(*root.small()).child_of_small(addr).slot() };
     slot.range().contains(addr).then_some(slot)
