@@ -9,10 +9,12 @@
 //! each is left plugged until all vCPUs have touched it. In the second case the
 //! writer finds its caches and TLB cold where vCPUs have run on its CPU meanwhile,
 //! which weighs on the map's part, all of it memory accesses, more than on system
-//! calls: with fewer CPUs than threads its share is larger. Prints medians; writes `target/gracefault/hotplug.json`. *Map* is planning,
-//! locking and publishing; *drain* is waiting for readers, and counted apart: it
-//! lasts as long as they do. *Map share* is the map's part of plug and unplug, the
-//! drain left out. Needs `/dev/kvm`.
+//! calls: with fewer CPUs than threads its share is larger.
+//!
+//! Prints medians; writes `target/gracefault/hotplug.json`. *Map* is planning, locking
+//! and publishing; *drain* is waiting for readers, and counted apart: it lasts as long
+//! as they do. *Map share* is the map's part of plug and unplug, the drain left out.
+//! Needs `/dev/kvm`.
 
 mod support;
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::contender::Contender;
-use support::{addresses, is_quick, median, peers, write_json};
+use support::{addresses, is_quick, median, peers, stay_on_cpu, write_json};
 
 /// Who changes the map meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,8 @@ struct Effort {
 
 const FULL: Effort = Effort {
     sizes: &[16, 1024, 32_768, 1_000_000],
-    rounds: 33,
-    turn: Duration::from_millis(5),
+    rounds: 15,
+    turn: Duration::from_millis(10),
 };
 const QUICK: Effort = Effort {
     sizes: &[16, 32_768],
@@ -134,6 +134,7 @@ fn turn(contender: &dyn Contender, setting: &Setting, addresses: &[u64], time: D
             .map(|thread| {
                 let (start, stop) = (&start, &stop);
                 s.spawn(move || {
+                    stay_on_cpu(thread);
                     start.wait();
                     contender.spin(addresses, thread * 777, stop)
                 })
