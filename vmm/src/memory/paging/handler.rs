@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::PageSource;
-use super::table::Table;
+use super::table::{Fault, Table};
 use super::uffd::Userfaultfd;
 use crate::memory::PAGE;
 use crate::memory::ram::map_at;
@@ -61,21 +62,40 @@ impl Shared {
 
     fn serve(&self, addr: u64, page: &mut [u8; PAGE as usize]) {
         // Not in the table: the region went, and nobody sleeps there any more.
-        let Some(serving) = self.table.serve(addr) else {
-            return;
+        let serving = match self.table.serve(addr) {
+            Fault::Missing(serving) => serving,
+            Fault::There => return self.wake(addr),
+            Fault::Gone => return,
         };
         // Counted before whoever sleeps there wakes, and can look at the counts.
-        let result = self.source.read_page(serving.offset, page).and_then(|()| {
+        let result = self.read(serving.offset, page).and_then(|()| {
             self.served.fetch_add(1, Ordering::Relaxed);
             self.put(addr, page).inspect_err(|_| {
                 self.served.fetch_sub(1, Ordering::Relaxed);
             })
         });
+        if result.is_ok() {
+            serving.is_there();
+        }
         if let Err(error) = result {
             let offset = serving.offset;
             log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
             self.failed.fetch_add(1, Ordering::Relaxed);
             self.give_up(addr);
+        }
+    }
+
+    /// Reads a page of the image. A source that panics has failed: without its handler
+    /// whoever sleeps there would sleep for ever.
+    fn read(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
+        let read = AssertUnwindSafe(|| self.source.read_page(offset, page));
+        catch_unwind(read)
+            .unwrap_or_else(|_| Err(io::Error::other("the source of the pages panicked")))
+    }
+
+    fn wake(&self, addr: u64) {
+        if let Err(error) = self.uffd.wake(addr) {
+            log::error!("waking who waits for the page at {addr:#x}: {error}");
         }
     }
 
@@ -101,10 +121,13 @@ impl Shared {
     fn give_up(&self, addr: u64) {
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: the page is in the table, so it is guest RAM that this pager has
-        // mapped and still owns; and nothing is there yet that could be lost.
+        // mapped and still owns; and no handler has brought it, or is about to, so that
+        // nothing is there that could be lost.
         let replaced = unsafe { map_at(addr, PAGE, flags, self.nothing.as_raw_fd()) };
-        if let Err(error) = replaced.and_then(|()| self.uffd.wake(addr)) {
+        if let Err(error) = replaced {
             log::error!("and it cannot be replaced: {error}");
         }
+        // In any case: who finds the page still missing asks for it again.
+        self.wake(addr);
     }
 }

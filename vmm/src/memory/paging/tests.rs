@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::table::{Fault, Table};
 use super::uffd::Userfaultfd;
 use super::*;
 use crate::memory::{Mapping, PAGE, sigbus};
@@ -50,7 +51,11 @@ impl PageSource for Numbered {
 
 /// A pager, or `None` where userfaultfd cannot be had.
 fn pager(source: Arc<Numbered>) -> Option<Arc<Pager>> {
-    match Pager::new(source) {
+    tried(Pager::new(source))
+}
+
+fn tried(pager: Result<Arc<Pager>, PagingError>) -> Option<Arc<Pager>> {
+    match pager {
         Ok(pager) => Some(pager),
         Err(error @ PagingError::NotAllowed { .. }) => {
             eprintln!("not tried: {error}");
@@ -124,18 +129,72 @@ fn a_region_goes_when_no_handler_is_at_it() {
     };
     let start = 1 << 40;
     pager.shared_table().insert(start, 2 * PAGE, 0);
-    let serving = pager.shared_table().serve(start + PAGE).unwrap();
+    let Fault::Missing(serving) = pager.shared_table().serve(start + PAGE) else {
+        panic!("in the table, and nobody is at it");
+    };
     assert_eq!(serving.offset, PAGE);
     thread::scope(|scope| {
         let removal = scope.spawn(|| pager.shared_table().remove(start));
-        while pager.shared_table().serve(start).is_some() {
+        while !matches!(pager.shared_table().serve(start), Fault::Gone) {
             thread::yield_now();
         }
         thread::sleep(Duration::from_millis(20));
         assert!(!removal.is_finished(), "a handler is at it");
         drop(serving);
     });
-    assert!(pager.shared_table().serve(start + 2 * PAGE).is_none());
+    assert!(matches!(
+        pager.shared_table().serve(start + 2 * PAGE),
+        Fault::Gone
+    ));
+}
+
+/// Two threads touch one page, and each fault goes to another handler.
+#[test]
+fn a_page_that_is_there_is_left_alone() {
+    let (table, start) = (Table::default(), 1 << 40);
+    table.insert(start, 100 * PAGE, 0);
+    let at = start + 70 * PAGE;
+    let Fault::Missing(first) = table.serve(at) else {
+        panic!("in the table, and nobody is at it");
+    };
+    thread::scope(|scope| {
+        let second = scope.spawn(|| matches!(table.serve(at), Fault::There));
+        thread::sleep(Duration::from_millis(20));
+        assert!(!second.is_finished(), "another handler is at it");
+        first.is_there();
+        drop(first);
+        assert!(second.join().unwrap());
+    });
+    assert!(matches!(table.serve(at + PAGE), Fault::Missing(_)));
+    // Not so in a region that takes its place.
+    table.remove(start);
+    table.insert(start, 100 * PAGE, 0);
+    assert!(matches!(table.serve(at), Fault::Missing(_)));
+}
+
+/// A source that does not do what it should.
+struct Panics;
+
+impl PageSource for Panics {
+    fn read_page(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
+        assert!(offset != 0, "as the test wants it");
+        page.fill(7);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_that_panics_has_failed_and_goes_on() {
+    sigbus::install().unwrap();
+    let Some(pager) = tried(Pager::new(Arc::new(Panics))) else {
+        return;
+    };
+    // More often than there are handlers.
+    let maps: Vec<_> = (0..9).map(|_| pager.map(0, 2 * PAGE).unwrap()).collect();
+    for mapping in &maps {
+        mapping.read(0, &mut [0; 8]).unwrap_err();
+        assert_eq!(byte(mapping, PAGE), 7);
+    }
 }
 
 #[test]
