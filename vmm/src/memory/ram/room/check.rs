@@ -99,8 +99,7 @@ impl HostRoom {
 
     fn check_process(&self, options: &RamOptions, sizes: RamSizes) -> Result<(), Refusal> {
         let process = &self.process;
-        let needed = sizes.all();
-        let over = |what, name, flag, left: Option<u64>| match left {
+        let over_by = |needed, what, name, flag, left: Option<u64>| match left {
             Some(left) if needed > left => Err(Refusal::Process {
                 needed,
                 what,
@@ -110,6 +109,7 @@ impl HostRoom {
             }),
             _ => Ok(()),
         };
+        let over = |what, name, flag, left| over_by(sizes.all(), what, name, flag, left);
         let addresses = process.address_space.map(|limit| limit.left());
         over("addresses", "RLIMIT_AS", "-v", addresses)?;
         if matches!(
@@ -120,7 +120,10 @@ impl HostRoom {
             over("private memory", "RLIMIT_DATA", "-d", data)?;
         }
         if matches!(options.backend, Backend::Memfd | Backend::File(_)) {
-            over(
+            // Boot RAM takes whole blocks of a file.
+            let needed = sizes.file_len();
+            over_by(
+                needed,
                 "the length of files",
                 "RLIMIT_FSIZE",
                 "-f",

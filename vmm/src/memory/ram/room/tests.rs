@@ -262,6 +262,21 @@ fn limits_of_the_process_count_where_they_apply() {
     };
     assert!(check(file, Backend::File("x".into())).contains("RLIMIT_FSIZE"));
     assert_eq!(check(file, Backend::Anonymous), "");
+    // Boot RAM takes a whole block of the file.
+    let room = HostRoom {
+        process: Process {
+            file_size: Some(1536 * MIB),
+            ..Process::default()
+        },
+        ..HostRoom::default()
+    };
+    let large = RamSizes {
+        boot: 64 * MIB,
+        hotplug: 1024 * MIB,
+        block: 1024 * MIB,
+    };
+    let error = room.check(&backed(Backend::Memfd), large).unwrap_err();
+    assert!(error.to_string().contains("RLIMIT_FSIZE"), "{error}");
     let maps = |most| Process {
         mappings: 100,
         max_map_count: Some(most),
