@@ -61,9 +61,12 @@ impl DmaDevice {
     /// What it has done so far.
     pub fn counts(&self) -> DmaCounts {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (all, incomplete) = (load(&self.counts.copies), load(&self.counts.incomplete));
+        // In this order, since they are counted in the other: with relaxed loads a copy
+        // may still be seen late, and is not counted as complete then.
+        let incomplete = load(&self.counts.incomplete);
+        let all = load(&self.counts.copies);
         DmaCounts {
-            complete: all - incomplete,
+            complete: all.saturating_sub(incomplete),
             incomplete,
             nested: load(&self.counts.nested),
             waited: load(&self.counts.waited),
