@@ -7,8 +7,9 @@ use super::Payload;
 use super::slot::Slot;
 use super::sync::{MODEL, mutant};
 
-/// See [`Recent`]. A power of two.
-pub(super) const SAMPLE: u64 = if MODEL { 1 } else { 64 };
+/// See [`Recent`]. Odd, so that the samples of a thread that goes to a few VMAs in turn
+/// are not always of the same one.
+pub(super) const SAMPLE: u64 = if MODEL { 1 } else { 61 };
 
 /// What `seq` is while nothing is to be expected.
 const NOTHING: u64 = 1;
