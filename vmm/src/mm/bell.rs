@@ -8,13 +8,13 @@ use super::sync::{self, Condvar, Mutex, lock, mutant};
 
 /// What readers ring when they leave and a writer sleeps.
 ///
-/// A reader stores its leaving and then looks, relaxed, whether a writer sleeps.
-/// Between the two there is no fence, since every lookup would pay for it; so a
-/// processor may look before its store is seen, and the writer may then sleep
-/// with nobody left to ring. Hence it sleeps in slices, and scans again after
-/// each: a lost ring costs at most one slice. Every other order is excluded by the
-/// lock, which the writer takes before it says that it sleeps and gives up only by
-/// sleeping.
+/// A reader looks, relaxed, whether a writer sleeps, and stores its leaving: a guard
+/// in this order, since what it held may be gone afterwards, and others in the other
+/// one, but without a fence between, which every lookup would pay for. So it may look
+/// before the writer falls asleep, and leave after the writer's last scan, with nobody
+/// left to ring. Hence the writer sleeps in slices, and scans again after each: a lost
+/// ring costs at most one slice. A ring that is made is not lost: the writer takes the
+/// lock before it says that it sleeps, and gives it up only by sleeping.
 #[derive(Debug)]
 pub(super) struct Bell {
     sleeping: AtomicBool,

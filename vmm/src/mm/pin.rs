@@ -62,7 +62,8 @@ impl<T: Payload> VmaPin<T> {
 
     /// As [`AddressSpace::lock_vma_under_rcu_wait_with`], but is also let in to
     /// what is locked together with the pinned VMA: the writer waits for this pin
-    /// anyway.
+    /// anyway. (Not in a space whose strategy is not
+    /// [killable](super::Capabilities::is_killable): there it may wait for ever.)
     ///
     /// [`AddressSpace::lock_vma_under_rcu_wait_with`]: super::AddressSpace::lock_vma_under_rcu_wait_with
     pub fn lock_vma_under_rcu_wait_with(

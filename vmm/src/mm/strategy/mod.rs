@@ -83,7 +83,9 @@ pub struct Capabilities {
     /// A thread that holds a VMA may look up others, even if a writer waits to
     /// change the one it holds together with the others. Where this is missing,
     /// such a lookup may wait for ever: for the map lock, which the writer keeps
-    /// while it drains the very hold of this thread.
+    /// while it drains the very hold of this thread. So may, under every strategy that
+    /// is not [killable](Self::is_killable), one that goes through a
+    /// [pin](super::VmaPin::lock_vma_under_rcu_wait_with): a pin has no map lock.
     pub nests: bool,
     /// A lookup sleeps for the end of one write section at most, whoever comes next.
     pub is_bounded: bool,
