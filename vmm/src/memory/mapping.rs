@@ -116,22 +116,19 @@ impl Mapping {
         unsafe { VolatileSlice::new(self.addr.as_ptr(), self.len) }
     }
 
-    /// Copies from the memory at `offset` into `data`. Fails if that is not
-    /// inside, or with [`sigbus::Fault`] if the host has no page to give there.
+    /// Copies from the memory at `offset` into `data`. Fails with [`sigbus::Fault`] if
+    /// the host has no page to give there.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), sigbus::Fault> {
         let part = self.part(offset, data.len());
-        sigbus::guarded(part.ptr_guard_mut().as_ptr(), data.len(), || {
-            part.copy_to(data)
-        })
-        .map(drop)
+        // SAFETY: the part is as long as the data, and mapped while `self` is borrowed.
+        unsafe { sigbus::read(part.ptr_guard().as_ptr(), data) }
     }
 
     /// Copies `data` into the memory at `offset`; fails as [`Mapping::read`] does.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), sigbus::Fault> {
         let part = self.part(offset, data.len());
-        sigbus::guarded(part.ptr_guard_mut().as_ptr(), data.len(), || {
-            part.copy_from(data)
-        })
+        // SAFETY: as in `read`.
+        unsafe { sigbus::write(part.ptr_guard_mut().as_ptr(), data) }
     }
 
     /// # Panics

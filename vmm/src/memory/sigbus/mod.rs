@@ -2,15 +2,18 @@
 //!
 //! The host may have no page to give: the file behind the memory was truncated,
 //! or the page is poisoned. The kernel then sends SIGBUS, which ends the process.
-//! Here each copy to or from guest memory runs inside [`guarded`], which notes
-//! the bytes it touches in a thread-local cell. The handler, if the fault lies
-//! there, puts a page of zeroes under it and lets the copy go on; `guarded` then
-//! reports a [`Fault`]. On a thread that runs a vCPU ([`watch_vcpu`]), poisoned
-//! memory that the guest touches is noted too. A SIGBUS anywhere else is none of
-//! ours and goes where it went before.
+//! Here each copy to or from guest memory notes the bytes it touches in a
+//! thread-local cell. The handler, if the fault lies there, ends the copy, which
+//! then reports a [`Fault`]; the memory stays as it is, so that the next copy, and
+//! the guest, meet an error too. On a thread that runs a vCPU ([`watch_vcpu`]),
+//! poisoned memory that the guest touches is noted too. A SIGBUS anywhere else is
+//! none of ours and goes where it went before.
 //!
 //! [`install`] is opt-in, since a signal handler belongs to the process: a VMM
-//! that has one of its own calls [`handle`] from it instead.
+//! that has one of its own calls [`handle`] from it instead. (On other processors
+//! than x86-64 a copy cannot be ended yet, and a fault ends the process.)
+
+mod copy;
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,8 +21,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{Ordering, compiler_fence};
 
-use libc::{c_int, c_void};
+use libc::{c_int, c_void, siginfo_t};
 
 /// The host had no page to give for an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +45,21 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The bytes that this thread is touching, and where it faulted, or 0.
+/// The bytes that this thread is touching, and where it faulted.
 #[derive(Clone, Copy)]
 struct Window {
     start: usize,
     len: usize,
     fault: usize,
+}
+
+impl Window {
+    /// Whether a fault at `addr` is one of these bytes'.
+    fn has(self, addr: usize) -> bool {
+        // The kernel may report the page instead of the byte.
+        let first_page = self.start & !(super::PAGE as usize - 1);
+        self.len != 0 && (first_page..self.start + self.len).contains(&addr)
+    }
 }
 
 const NOTHING: Window = Window {
@@ -61,50 +74,83 @@ thread_local! {
     static WINDOW: Cell<Window> = const { Cell::new(NOTHING) };
 }
 
-/// Runs `access`, which touches no guest memory but the `len` bytes at `start`,
-/// and reports a fault there. Without [`install`] or [`handle`] it only runs it.
-/// Does not nest.
-pub fn guarded<R>(start: *const u8, len: usize, access: impl FnOnce() -> R) -> Result<R, Fault> {
+/// Copies guest memory at `from` into `data`.
+///
+/// # Errors
+///
+/// The host had no page for a byte of it. `data` may have been written in part.
+///
+/// # Safety
+///
+/// `from` begins `data.len()` bytes of guest memory, mapped readable until this
+/// returns.
+pub unsafe fn read(from: *const u8, data: &mut [u8]) -> Result<(), Fault> {
+    // SAFETY: as the caller promises; `data` is borrowed.
+    watched(from, data.len(), || unsafe {
+        copy::copy(from, data.as_mut_ptr(), data.len())
+    })
+}
+
+/// Copies `data` into guest memory at `to`.
+///
+/// # Errors
+///
+/// The host had no page for a byte of it. What comes before may have been written.
+///
+/// # Safety
+///
+/// `to` begins `data.len()` bytes of guest memory, mapped writable until this
+/// returns.
+pub unsafe fn write(to: *mut u8, data: &[u8]) -> Result<(), Fault> {
+    // SAFETY: as the caller promises; `data` is borrowed.
+    watched(to, data.len(), || unsafe {
+        copy::copy(data.as_ptr(), to, data.len())
+    })
+}
+
+/// Runs a copy to or from the `len` bytes at `start`. True of it: it was ended.
+fn watched(start: *const u8, len: usize, copy: impl FnOnce() -> bool) -> Result<(), Fault> {
     WINDOW.set(Window {
         start: start as usize,
         len,
         fault: 0,
     });
     // The signal comes on this very thread, so only the compiler could reorder.
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-    let result = access();
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-    match WINDOW.replace(NOTHING).fault {
-        0 => Ok(result),
-        host_addr => Err(Fault { host_addr }),
+    compiler_fence(Ordering::SeqCst);
+    let ended = copy();
+    compiler_fence(Ordering::SeqCst);
+    let Window { fault, .. } = WINDOW.replace(NOTHING);
+    match ended {
+        false => Ok(()),
+        true => Err(Fault { host_addr: fault }),
     }
 }
 
-/// Handles a SIGBUS at host address `addr` if it comes from an access inside
-/// [`guarded`] on this thread: puts a zeroed page there and returns true. Returns
-/// false if the fault is somebody else's. Async-signal-safe.
-pub fn handle(addr: usize) -> bool {
+/// Handles a SIGBUS if it comes from a [`read`] or [`write`] of this thread, on the
+/// guest's side: that call then returns a [`Fault`]. Returns false if the fault is
+/// somebody else's. Async-signal-safe.
+///
+/// # Safety
+///
+/// `info` and `context` are the arguments of a handler of SIGBUS that was installed
+/// with `SA_SIGINFO`, and which is still running.
+pub unsafe fn handle(info: *const siginfo_t, context: *mut c_void) -> bool {
+    // SAFETY: as the caller promises; SIGBUS fills in the address.
+    let (code, addr) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     let window = WINDOW.get();
-    let page_size = super::PAGE as usize;
-    let page = addr & !(page_size - 1);
-    // The kernel may report the page instead of the byte.
-    let first_page = window.start & !(page_size - 1);
-    if window.len == 0 || page < first_page || addr >= window.start + window.len {
+    // A code of 0 or less: not a fault, but somebody's `kill`.
+    if code <= 0 || !window.has(addr) {
         return false;
     }
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-    // SAFETY: the page belongs to the guest memory that the interrupted access
-    // borrows, and has no content that could be lost: the host could not give it.
-    let mapped = unsafe { libc::mmap(page as *mut _, page_size, prot, flags, -1, 0) };
-    if mapped == libc::MAP_FAILED {
-        return false;
+    // SAFETY: as the caller promises.
+    let ended = unsafe { copy::end_copy(context) };
+    if ended {
+        WINDOW.set(Window {
+            fault: addr,
+            ..window
+        });
     }
-    WINDOW.set(Window {
-        fault: addr.max(1),
-        ..window
-    });
-    true
+    ended
 }
 
 /// Installs a handler for SIGBUS in this process, once. What is not ours goes to
@@ -127,7 +173,7 @@ pub fn install() -> io::Result<()> {
         let before = unsafe { before.assume_init() };
         // Kept before our handler can run. Only this closure, which runs once, does.
         let _ = BEFORE.set(before);
-        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
+        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_sigbus;
         let mut action = before;
         action.sa_sigaction = handler as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
@@ -144,11 +190,14 @@ pub fn install() -> io::Result<()> {
 /// Who handled SIGBUS before [`install`].
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel calls this handler, which was installed with `SA_SIGINFO`.
+    if unsafe { handle(info, context) } {
+        return;
+    }
     // SAFETY: the kernel passes a valid siginfo, and SIGBUS fills in the address.
     let (code, addr) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
-    // A code of 0 or less: not a fault, but somebody's `kill`.
-    if code > 0 && (handle(addr) || note_poison(code, addr)) {
+    if note_poison(code, addr) {
         return;
     }
     let before = BEFORE
@@ -159,7 +208,7 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
             if flags & libc::SA_SIGINFO != 0 {
                 // SAFETY: with this flag, that is the type of the handler that
                 // somebody installed for this signal.
-                let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) =
                     unsafe { std::mem::transmute(handler) };
                 handler(signal, info, context);
             } else {
@@ -238,17 +287,23 @@ mod tests {
         assert_ne!(addr, libc::MAP_FAILED);
         let addr = addr.cast::<u8>();
         file.set_len(page as u64).unwrap();
-        let read = |at: usize| {
-            // SAFETY: both bytes lie in the mapping, which nobody else uses.
-            guarded(addr.wrapping_add(at), 1, || unsafe {
-                addr.add(at).read_volatile()
-            })
-        };
-        assert_eq!(read(page - 1), Ok(0));
-        let fault = read(page + 7).unwrap_err();
-        assert_eq!(fault.host_addr & !(page - 1), addr as usize + page);
-        // The page of zeroes is there now.
-        assert_eq!(read(page + 7), Ok(0));
+        let past_end = addr.wrapping_add(page + 7);
+        let mut bytes = [1; 2];
+        // SAFETY: both bytes lie in the mapping, which nobody else uses.
+        let mut read = |at: *const u8| unsafe { read(at, &mut bytes) };
+        // Again and again: nothing is put there to make it go away.
+        for _ in 0..3 {
+            assert_eq!(read(addr.wrapping_add(page - 2)), Ok(()));
+            let fault = read(past_end).unwrap_err();
+            assert_eq!(fault.host_addr & !(page - 1), addr as usize + page);
+            // SAFETY: as above.
+            unsafe { write(past_end, &[1; 200]) }.unwrap_err();
+        }
+        // A copy over the border is ended in the middle of it.
+        assert!(read(addr.wrapping_add(page - 1)).is_err());
+        file.set_len(2 * page as u64).unwrap();
+        assert_eq!(read(past_end), Ok(()));
+        assert_eq!(bytes, [0; 2]);
         // SAFETY: unmaps what was mapped above.
         unsafe { libc::munmap(addr.cast(), 2 * page) };
     }
@@ -264,9 +319,20 @@ mod tests {
 
     #[test]
     fn a_fault_elsewhere_is_not_ours() {
-        assert!(!handle(0x1000));
-        let byte = 0_u8;
-        let other = &raw const byte as usize + 2 * super::super::PAGE as usize;
-        assert_eq!(guarded(&byte, 1, || handle(other)), Ok(false));
+        assert!(!NOTHING.has(0));
+        let page = super::super::PAGE as usize;
+        let window = Window {
+            start: 3 * page + 100,
+            len: page,
+            fault: 0,
+        };
+        for (addr, is_ours) in [
+            (3 * page - 1, false),
+            (3 * page, true),
+            (4 * page + 99, true),
+            (4 * page + 100, false),
+        ] {
+            assert_eq!(window.has(addr), is_ours, "{addr:#x}");
+        }
     }
 }
