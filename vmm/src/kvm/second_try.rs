@@ -11,7 +11,8 @@ use super::vcpu::Registers;
 /// What one vCPU remembers of its failures.
 #[derive(Debug, Default)]
 pub struct SecondTry {
-    /// The registers at the last failure that was tried again.
+    /// The registers at the last failure that was tried again, if the vCPU is not
+    /// known to have got any further since.
     failed: Option<Registers>,
 }
 
@@ -25,6 +26,14 @@ pub struct Supplied {
 }
 
 impl SecondTry {
+    /// The guest has accessed something since: what fails from now on, with whatever
+    /// registers, fails for the first time. Not to be told of a kick, which may come
+    /// before the guest has done anything.
+    #[inline]
+    pub fn went_on(&mut self) {
+        self.failed = None;
+    }
+
     /// Judges an error, with the registers at it: `Ok` if the instruction is to be
     /// run again. `supply` puts in whatever may have been missing.
     ///
@@ -95,6 +104,24 @@ mod tests {
         assert_eq!(tries([(0, true, true), (1, true, false)]), [true, true]);
         // Something else has become missing meanwhile.
         assert_eq!(tries([(0, true, true), (0, true, true)]), [true, true]);
+    }
+
+    #[test]
+    fn once_again_after_the_guest_went_on() {
+        let mut second = SecondTry::default();
+        // Each time another vCPU was faster.
+        let fails = |second: &mut SecondTry| {
+            let supply = || Supplied {
+                possible: true,
+                done: false,
+            };
+            second.judge(failure(), &at(0), supply).is_err()
+        };
+        assert!(!fails(&mut second));
+        // The memory left and came back, and the guest came round again.
+        second.went_on();
+        assert!(!fails(&mut second));
+        assert!(fails(&mut second));
     }
 
     #[test]

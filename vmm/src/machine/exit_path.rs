@@ -183,6 +183,9 @@ impl VcpuHandler for ExitPath {
 
     fn exit(&mut self, exit: Exit<'_>, _regs: &Registers) -> ControlFlow<Ending> {
         let since = Instant::now();
+        if !matches!(exit, Exit::Interrupted) {
+            self.second_try.went_on();
+        }
         match exit {
             Exit::MmioRead {
                 gpa,
