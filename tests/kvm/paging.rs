@@ -23,6 +23,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         kvm_test_if("paging_unplug_that_is_given_up", || in_time(given_up)),
         kvm_test_if("paging_unplug_that_waits_for_pages", || in_time(waits)),
+        kvm_test_if("paging_deadline_beside_a_vcpu_that_waits", || {
+            in_time(deadline)
+        }),
         kvm_test_if("paging_vcpu_that_is_stopped", || in_time(stopped)),
         kvm_test_if("paging_image_that_fails", || in_time(failing)),
     ]
@@ -284,6 +287,48 @@ fn waits() -> Result<Completion, String> {
     assert_eq!(rig.read(0x5010), u64::MAX);
     // The other block has the image's pages, too.
     assert_eq!(rig.read(BLOCK + 8), word(BLOCK + 8));
+    Ok(Completion::Completed)
+}
+
+/// A vCPU sleeps for a page that does not come, so KVM would let no slot go. The
+/// unplug does not try, and gives up in time.
+fn deadline() -> Result<Completion, String> {
+    let image = Late::new(false, Duration::ZERO, u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    rig.region.plug(1, BlockKind::Cooperative).unwrap();
+    let (told, tells) = mpsc::channel();
+    let code = guest!(
+        "mov rax, [rsi + 0x3008]",
+        "mov [rdi], rax",
+        "mov rax, [rdx + 0x3008]",
+        "mov [rdi], rax",
+    );
+    let vcpu = rig.start(code, told, |value| value == u64::MAX);
+    image.wait_begun(1);
+    // Of its own block, and of another.
+    for block in [0, 1] {
+        let deadline = Some(Instant::now() + Duration::from_millis(50));
+        let result = rig.region.unplug(block, Consent::Surprise, deadline);
+        assert!(
+            matches!(result, Err(HotplugError::PageAwaited { block: b }) if b == block),
+            "{result:?}"
+        );
+    }
+    let plugged: Vec<_> = rig.region.plugged().iter().map(|(b, _)| *b).collect();
+    assert_eq!(plugged, [0, 1]);
+    image.open();
+    assert_eq!(tells.recv().unwrap(), word(0x3008));
+    assert_eq!(tells.recv().unwrap(), word(BLOCK + 0x3008));
+    vcpu.stop();
+    let deadline = Some(Instant::now() + Duration::from_secs(60));
+    for block in [0, 1] {
+        rig.region
+            .unplug(block, Consent::Surprise, deadline)
+            .unwrap();
+    }
     Ok(Completion::Completed)
 }
 

@@ -51,6 +51,15 @@ pub enum HotplugError {
     /// Others plug and unplug in the same region, and never let it come to rest.
     #[error("other threads plug and unplug blocks of this region all the time")]
     Contended,
+    /// KVM lets no memslot go while somebody waits for a page of an image.
+    #[error(
+        "block {block} stays plugged: a page of the image that guest RAM comes from was still \
+         awaited at the deadline, and KVM takes no memslot out meanwhile"
+    )]
+    PageAwaited {
+        /// Its number.
+        block: u32,
+    },
     /// The guest did not give the block back.
     #[error(transparent)]
     NotReleased(#[from] NotReleased),

@@ -40,8 +40,10 @@ impl HotplugRegion {
     /// vCPU can touch the memory any more, and the host has it again.
     ///
     /// Blocks for the guest's consent, and for as long as readers hold the block;
-    /// with `drain_deadline` it fails when they are not gone by then. On an error
-    /// the block is plugged as before. A guest that was asked is told to keep it:
+    /// with `drain_deadline` it fails when they are not gone by then. Then blocks while
+    /// KVM takes the memslot out, which waits for every vCPU that sleeps for a page of
+    /// an image: with `drain_deadline` it fails if one still does by then, but one that
+    /// falls asleep while KVM is at it is waited for. On an error the block is plugged as before. A guest that was asked is told to keep it:
     /// it is offered the block anew as soon as it has given it back.
     pub fn unplug(
         &self,
@@ -127,6 +129,12 @@ impl HotplugRegion {
             Some(deadline) => section.lock_until(deadline)?,
             None => section.lock()?,
         };
+        if let (Some(deadline), Some(pager)) = (deadline, self.ram.pager())
+            && !pager.wait_until_unawaited(deadline)
+        {
+            let block = taken.block();
+            return Err(HotplugError::PageAwaited { block });
+        }
         let before_kvm = Instant::now();
         taken.remove_slot()?;
         let kvm = before_kvm.elapsed();

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::PageSource;
 use super::table::{Fault, Table};
@@ -22,8 +22,34 @@ pub(super) struct Shared {
     pub(super) stop: File,
     /// A file of no length: touching a mapping of it is a SIGBUS.
     pub(super) nothing: File,
+    /// Handlers that have a fault, or are about to see whether there is one.
+    pub(super) busy: AtomicUsize,
     pub(super) served: AtomicU64,
     pub(super) failed: AtomicU64,
+}
+
+/// That a handler is at a fault; over when dropped.
+struct Busy<'a>(&'a AtomicUsize);
+
+impl<'a> Busy<'a> {
+    fn new(busy: &'a AtomicUsize) -> Self {
+        busy.fetch_add(1, Ordering::SeqCst);
+        Self(busy)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn poll(fd: RawFd) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
 }
 
 impl Shared {
@@ -31,6 +57,7 @@ impl Shared {
     pub(super) fn run(&self) {
         let mut page = Box::new([0; PAGE as usize]);
         while self.wait() {
+            let _busy = Busy::new(&self.busy);
             match self.uffd.next_fault() {
                 Ok(Some(addr)) => self.serve(addr, &mut page),
                 // Another handler was faster.
@@ -43,13 +70,18 @@ impl Shared {
         }
     }
 
+    /// Whether somebody waits for a page, as far as can be told.
+    pub(super) fn is_awaited(&self) -> bool {
+        let mut fds = [poll(self.uffd.as_fd().as_raw_fd())];
+        // SAFETY: a valid descriptor, in an array that outlives the call, which does
+        // not block.
+        unsafe { libc::poll(fds.as_mut_ptr(), 1, 0) };
+        // In this order: a handler is busy before it takes a fault from there.
+        fds[0].revents != 0 || self.busy.load(Ordering::SeqCst) != 0
+    }
+
     /// Sleeps until there may be a fault. `false`: it is time to stop.
     fn wait(&self) -> bool {
-        let poll = |fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
         let mut fds = [
             poll(self.uffd.as_fd().as_raw_fd()),
             poll(self.stop.as_raw_fd()),

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::handler::Shared;
 use super::table::Table;
@@ -55,6 +56,7 @@ impl Pager {
             source,
             stop: stop.map_err(PagingError::Handler)?,
             nothing: nothing.map_err(PagingError::Handler)?,
+            busy: AtomicUsize::new(0),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
@@ -99,6 +101,20 @@ impl Pager {
             log::debug!("taking guest RAM out of its userfaultfd: {error}");
         }
         self.shared.table.remove(start);
+    }
+
+    /// Waits until nobody waits for a page, which they may again when this returns.
+    /// `false`: somebody still does at `deadline`.
+    pub fn wait_until_unawaited(&self, deadline: Instant) -> bool {
+        while self.shared.is_awaited() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // Rare, and next to reading a page of an image nothing.
+            thread::sleep(left.min(Duration::from_millis(1)));
+        }
+        true
     }
 
     #[cfg(test)]
