@@ -15,7 +15,7 @@ use crate::devices::{
 };
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
-use crate::kvm::{Found, HostFacts, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
+use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
 use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
 
@@ -46,21 +46,16 @@ impl Machine {
         console: Box<dyn Write + Send>,
     ) -> Result<Self, MachineError> {
         let kvm = Kvm::open_path(&config.kvm_device)?;
-        let memory = HostFacts::read().memory.value;
         let host = HostLimits {
             vcpus: kvm.max_vcpus(),
             slots: kvm.max_slots(),
-            // Unknown where there is no /proc.
-            memory: match memory.total {
-                0 => u64::MAX,
-                total => memory.cgroup_limit.unwrap_or(u64::MAX).min(total),
-            },
             physical_bits: kvm.physical_bits(),
         };
         let is_there = |found: &Found| found.capability.name == "BINARY_STATS_FD" && found.is_met();
         let kvm_counts = kvm.capabilities().iter().any(is_there);
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
+        config.memory.check_slots(&host)?;
         // Before boot RAM is touched: a file can be cut short at any time.
         sigbus::install().map_err(MachineError::Sigbus)?;
         let vm = Arc::new(Vm::new(&kvm)?);

@@ -124,21 +124,11 @@ pub enum ConfigError {
         /// What it takes.
         needed: u64,
     },
-    /// More than the host has.
-    #[error(
-        "{asked} bytes of guest memory ({what}) are more than this host can give: it has {available} \
-         (see `gracefault check`)"
-    )]
-    BeyondHost {
-        /// Which size.
-        what: &'static str,
-        /// What was asked for.
-        asked: u64,
-        /// What there is.
-        available: u64,
-    },
     /// Addresses that the guest cannot have.
-    #[error("the guest's memory would end at {end:#x}, past its {bits}-bit physical addresses")]
+    #[error(
+        "the guest's memory would end at {end:#x}, past its {bits}-bit physical addresses: ask for \
+         less (--memory size=, hotplug_size=)"
+    )]
     PastEnd {
         /// Where it would end.
         end: u128,
@@ -154,8 +144,6 @@ pub struct HostLimits {
     pub vcpus: u32,
     /// KVM's limit on memslots.
     pub slots: u32,
-    /// Bytes of memory the host has, for all its programs.
-    pub memory: u64,
     /// Bits of a guest-physical address.
     pub physical_bits: u32,
 }
@@ -165,7 +153,8 @@ pub struct HostLimits {
 const OTHER_SLOTS: u64 = 2;
 
 impl MachineConfig {
-    /// Whether this host can run it.
+    /// Whether it can be, and this host's KVM has so many vCPUs. Whether the host has
+    /// the memory is [`RamSource::open`](crate::memory::RamSource::open)'s business.
     pub fn check(&self, host: &HostLimits) -> Result<(), ConfigError> {
         let (most, limit) = match host.vcpus < abi::MAX_VCPUS {
             true => (host.vcpus, "this host's KVM (KVM_CAP_MAX_VCPUS)"),
@@ -178,12 +167,12 @@ impl MachineConfig {
                 limit,
             });
         }
-        self.memory.check(host)
+        self.memory.check()
     }
 }
 
 impl MemoryConfig {
-    fn check(&self, host: &HostLimits) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         let Self {
             size,
             hotplug_size,
@@ -205,21 +194,16 @@ impl MemoryConfig {
                 block,
             });
         }
-        let all = size.saturating_add(hotplug_size);
-        let sizes = [
-            ("size", size),
-            ("hotplug_size", hotplug_size),
-            ("size and hotplug_size together", all),
-        ];
-        for (what, asked) in sizes {
-            if asked > host.memory {
-                return Err(ConfigError::BeyondHost {
-                    what,
-                    asked,
-                    available: host.memory,
-                });
-            }
-        }
+        Ok(())
+    }
+
+    /// Whether there are memslots for all blocks.
+    pub(super) fn check_slots(&self, host: &HostLimits) -> Result<(), ConfigError> {
+        let Self {
+            hotplug_size,
+            block,
+            ..
+        } = *self;
         let (blocks, slots) = (
             hotplug_size / block,
             u64::from(host.slots).saturating_sub(OTHER_SLOTS),
@@ -278,18 +262,17 @@ mod tests {
     const HOST: HostLimits = HostLimits {
         vcpus: 1024,
         slots: 32764,
-        memory: 8 << 30,
         physical_bits: 46,
     };
 
     fn memory(size: u64, hotplug_size: u64, block: u64) -> Result<(), ConfigError> {
-        MemoryConfig {
+        let memory = MemoryConfig {
             size,
             hotplug_size,
             block,
             ..Default::default()
-        }
-        .check(&HOST)
+        };
+        memory.check().and_then(|()| memory.check_slots(&HOST))
     }
 
     #[test]
@@ -331,22 +314,6 @@ mod tests {
         ));
         let odd = memory(PAGE, 3 * PAGE, 2 * PAGE);
         assert!(matches!(odd, Err(ConfigError::NotBlocks { .. })));
-        let big = memory(9 << 30, 0, PAGE);
-        assert!(matches!(
-            big,
-            Err(ConfigError::BeyondHost { what: "size", .. })
-        ));
-        let big = memory(5 << 30, 5 << 30, 2 << 20);
-        let together = "size and hotplug_size together";
-        assert!(matches!(big, Err(ConfigError::BeyondHost { what, .. }) if what == together));
-        let big = memory(PAGE, 1 << 60, PAGE);
-        assert!(matches!(
-            big,
-            Err(ConfigError::BeyondHost {
-                what: "hotplug_size",
-                ..
-            })
-        ));
     }
 
     #[test]

@@ -46,14 +46,17 @@ impl Layout {
     pub(super) fn new(config: &MachineConfig, host: &HostLimits) -> Result<Self, ConfigError> {
         let memory = &config.memory;
         let low_end = memory.size.min(abi::MMIO_HOLE_GPA);
-        let high_end = HIGH_GPA + (memory.size - low_end);
-        let hotplug_start = high_end.next_multiple_of(memory.block.max(GIB));
-        let end = u128::from(hotplug_start) + u128::from(memory.hotplug_size);
+        let above_hole = memory.size - low_end;
+        let wide = |bytes: u64| u128::from(bytes);
+        let end = (wide(HIGH_GPA) + wide(above_hole)).next_multiple_of(wide(memory.block.max(GIB)))
+            + wide(memory.hotplug_size);
         // The guest's identity map ends with the lower half of its addresses.
         let bits = host.physical_bits.min(47);
         if end > 1 << bits {
             return Err(ConfigError::PastEnd { end, bits });
         }
+        let high_end = HIGH_GPA + above_hole;
+        let hotplug_start = high_end.next_multiple_of(memory.block.max(GIB));
         let hotplug_end = hotplug_start + memory.hotplug_size;
         let mapped_end = hotplug_end.next_multiple_of(GIB);
 
@@ -103,7 +106,6 @@ mod tests {
     const HOST: HostLimits = HostLimits {
         vcpus: 1024,
         slots: 32764,
-        memory: u64::MAX,
         physical_bits: 46,
     };
 
