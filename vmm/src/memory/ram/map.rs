@@ -7,10 +7,11 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::parts::Claim;
 use crate::memory::faults::{self, Step};
 
 /// The part of a file that is behind a mapping.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::memory) struct FilePart {
     pub(in crate::memory) file: Arc<File>,
     pub(in crate::memory) offset: u64,
@@ -19,6 +20,8 @@ pub(in crate::memory) struct FilePart {
     pub(in crate::memory) stale: Arc<AtomicBool>,
     /// Whether the file is KVM's.
     pub(in crate::memory) is_guest_memfd: bool,
+    /// That nobody else maps it.
+    pub(in crate::memory) _claim: Claim,
 }
 
 /// What a mapping leaves in the file behind it.

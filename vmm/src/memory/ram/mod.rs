@@ -19,6 +19,7 @@ mod error;
 mod file;
 mod map;
 mod options;
+mod parts;
 pub mod room;
 mod source;
 

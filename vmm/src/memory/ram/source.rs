@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::advice::{self, THP};
 use super::file::{self, Named};
 use super::map::{FilePart, Leaves};
+use super::parts::Parts;
 use super::room::HostRoom;
 use super::{Backend, RamError, RamOptions, RamSizes, ThpAdvice};
 use crate::memory::{Mapping, PAGE, PageSource, Pager};
@@ -20,6 +21,8 @@ pub struct RamSource {
     sizes: RamSizes,
     /// What is mapped, unless it is anonymous memory.
     file: Option<Arc<File>>,
+    /// What of it is mapped.
+    parts: Arc<Parts>,
     /// Whether the file may hold what should be gone.
     stale: Arc<AtomicBool>,
     /// Who brings the pages, if they come at first touch.
@@ -33,6 +36,7 @@ impl RamSource {
             options: RamOptions::default(),
             sizes,
             file: None,
+            parts: Arc::default(),
             stale: Arc::default(),
             pager: None,
         }
@@ -51,6 +55,7 @@ impl RamSource {
             options,
             sizes,
             file: None,
+            parts: Arc::default(),
             stale: Arc::default(),
             pager: Some(Pager::new(pages)?),
         })
@@ -95,6 +100,7 @@ impl RamSource {
             options,
             sizes,
             file,
+            parts: Arc::default(),
             stale: Arc::default(),
             pager,
         })
@@ -143,7 +149,8 @@ impl RamSource {
     }
 
     /// Maps block number `block`; as [`map_boot`](Self::map_boot). It holds zeroes,
-    /// or what is in its place in a file that the user named.
+    /// or what is in its place in a file that the user named. Where there is a file,
+    /// fails with `ResourceBusy` while an earlier mapping of the block lives.
     pub fn map_block(&self, block: u32) -> io::Result<Mapping> {
         let len = self.sizes.block;
         self.map(self.sizes.blocks_at() + u64::from(block) * len, len)
@@ -176,13 +183,17 @@ impl RamSource {
             Some(_) if options.discard => Leaves::HoleIfUnmapped,
             Some(_) => Leaves::Contents,
         };
-        let part = self.file.as_ref().map(|file| FilePart {
-            file: file.clone(),
-            offset,
-            leaves,
-            stale: self.stale.clone(),
-            is_guest_memfd: options.backend == Backend::GuestMemfd,
-        });
+        let part = |file: &Arc<File>| {
+            Ok::<_, io::Error>(FilePart {
+                file: file.clone(),
+                offset,
+                leaves,
+                stale: self.stale.clone(),
+                is_guest_memfd: options.backend == Backend::GuestMemfd,
+                _claim: self.parts.claim(offset, len)?,
+            })
+        };
+        let part = self.file.as_ref().map(part).transpose()?;
         // A guest finds zeroes in what it is given anew, or not at all.
         let is_stale = leaves == Leaves::Hole && self.stale.load(Ordering::Relaxed);
         if let Some(part) = part.as_ref().filter(|_| is_stale) {

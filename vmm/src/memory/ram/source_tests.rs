@@ -68,6 +68,26 @@ fn a_block_of_a_memfd_leaves_a_hole() {
 }
 
 #[test]
+fn a_block_of_a_file_is_mapped_once_at_a_time() {
+    let source = open(Backend::Memfd, |_| ());
+    let kept = source.map_block(1).unwrap();
+    touch(&kept);
+    let error = source.map_block(1).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("still mapped"), "{error}");
+    source.map_block(2).unwrap();
+    // Whoever has it has it whole.
+    let mut byte = [0];
+    kept.read(BLOCK - PAGE, &mut byte).unwrap();
+    assert_eq!(byte, [7]);
+    drop(kept);
+    assert_eq!(first_byte(&source, 1), 0);
+    // One that could not be mapped leaves nothing behind.
+    drop(source.map_boot(0, BLOCK).unwrap());
+    source.map_boot(0, BLOCK).unwrap();
+}
+
+#[test]
 fn boot_ram_and_blocks_do_not_overlap_in_a_file() {
     let source = open(Backend::Memfd, |_| ());
     let boot = source.map_boot(0, BLOCK).unwrap();
