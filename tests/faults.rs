@@ -9,6 +9,8 @@ mod support;
 mod causes;
 #[path = "faults/operations.rs"]
 mod operations;
+#[path = "faults/paging.rs"]
+mod paging;
 #[path = "faults/scene.rs"]
 mod scene;
 
@@ -28,6 +30,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let mut trials: Vec<Trial> = vec![kvm_test("faults_of_each_step", of_each_step)];
     trials.extend(causes::trials());
+    trials.extend(paging::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -51,13 +54,13 @@ fn of_each_step() -> Outcome {
                 }
                 assert_eq!(failed[step], 1, "{}, {step:?}", operation.name);
             }
-            println!("  {:24} {times:3} x {}", operation.name, step.name());
+            println!("  {:26} {times:3} x {}", operation.name, step.name());
             uncovered.retain(|other| other != step);
         }
         for second in operation.undoing {
             let times = undoing(&scene, &reached, *second)?;
             println!(
-                "  {:24} {times:3} x {}, after another",
+                "  {:26} {times:3} x {}, after another",
                 operation.name,
                 second.name()
             );

@@ -1,5 +1,6 @@
 //! The operations whose steps fail.
 use std::io::sink;
+use std::os::fd::IntoRawFd;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, ResizeOptions, Resizer};
@@ -198,6 +199,26 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..USUAL
     },
     Operation {
+        name: "plug of two, from an image",
+        plugged: &[2],
+        run: |scene| plug(scene, &[0, 1]),
+        undoing: &[Step::RemoveSlot, Step::UnmapMemory, Step::UnwatchMemory],
+        is_plug: true,
+        ram: image,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, from an image",
+        plugged: &[0, 1],
+        run: |scene| {
+            scene.write(&[7; 8])?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        ram: image,
+        ..USUAL
+    },
+    Operation {
         name: "opening of a memfd",
         run: |_| open(memfd()),
         ..USUAL
@@ -231,6 +252,21 @@ fn memfd() -> RamOptions {
     RamOptions {
         backend: Backend::Memfd,
         prefault: true,
+        ..RamOptions::default()
+    }
+}
+
+/// From an image of zeroes at first touch, where this process may have that.
+pub(crate) fn image() -> RamOptions {
+    if !gives_pages() {
+        return RamOptions::default();
+    }
+    let image = tempfile::tempfile().expect("a file");
+    image.set_len(5 * BLOCK).expect("a sparse file");
+    // There for as long as this process; its name is the descriptor's.
+    let path = format!("/proc/self/fd/{}", image.into_raw_fd());
+    RamOptions {
+        backend: Backend::Image(path.into()),
         ..RamOptions::default()
     }
 }

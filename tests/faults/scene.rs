@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugRegion, Resizer};
 use gracefault::memory::faults::{Fault, Step, Watch};
-use gracefault::memory::{RamSizes, RamSource};
+use gracefault::memory::{RamSizes, RamSource, sigbus};
 
 use crate::operations::{BLOCK, MACHINE, Operation};
 use crate::support::blocks::{Blocks, Picture};
@@ -14,6 +14,8 @@ pub(crate) struct Scene<'a> {
     operation: &'a Operation,
     pub(crate) blocks: Blocks,
     pub(crate) resizer: Resizer,
+    /// Of this process, while nothing is done.
+    threads: usize,
 }
 
 /// Where blocks are written to, and looked at.
@@ -38,14 +40,20 @@ impl<'a> Scene<'a> {
             hotplug: 5 * BLOCK,
             block: BLOCK,
         };
+        // A page of an image that cannot be brought is met by this process.
+        sigbus::install().expect("a handler");
         let ram = RamSource::open((operation.ram)(), sizes).expect("the host has it");
+        let pages = ram.pager().is_some();
         let made = |region: HotplugRegion| region.with_ram(Arc::new(ram)).lazy(operation.lazy);
         let blocks = Blocks::with(BLOCK, 5, made).expect("a machine");
         let resizer = Resizer::new(blocks.region.clone()).expect("a thread");
+        // This one, the resizer's, and those that bring the pages of an image.
+        let threads = if pages { 6 } else { 2 };
         let scene = Self {
             operation,
             blocks,
             resizer,
+            threads,
         };
         scene.reset().expect("nothing fails yet");
         scene
@@ -105,8 +113,7 @@ impl<'a> Scene<'a> {
     /// failed must succeed when it is done again. Tells how often each step failed.
     pub(crate) fn fail(&self, faults: &[Fault]) -> Result<BTreeMap<Step, u64>, String> {
         let what = format!("{} with {faults:?}", self.operation.name);
-        // This one, and the resizer's.
-        let before = Picture::with_threads(&self.blocks, 2);
+        let before = Picture::with_threads(&self.blocks, self.threads);
         let watch = Watch::begin(faults);
         let end = (self.operation.run)(self);
         let failed: BTreeMap<_, _> = faults

@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("backends_shared_file", shared_file),
         kvm_test("backends_shared_file_discarded", discarded_file),
         kvm_test("backends_private_file", private_file),
+        kvm_test_if("backends_image", image),
         kvm_test_if("backends_guest_memfd", guest_memfd),
     ]
 }
@@ -316,6 +317,27 @@ fn private_file() -> Outcome {
     assert!(!is_mapped(&path));
     assert_eq!([word(&file, 0), word(&file, ALL - 8)], [0, 77]);
     Ok(())
+}
+
+fn image() -> Judged {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("guest-ram");
+    let file = File::create_new(&path)?;
+    file.set_len(ALL)?;
+    file.write_all_at(&77_u64.to_le_bytes(), ALL - 8)?;
+    let source = match open(Backend::Image(path.clone())) {
+        Err(RamError::Paging(error)) => return Ok(Completion::ignored_with(error)),
+        other => other?,
+    };
+    let [seen] = cycle(source, || [rss()])?;
+    seen.assert_given_back("Rss");
+    // The next guest finds what is in the file, where no guest has written.
+    let rig = Rig::new(Machine::new()?, open(Backend::Image(path))?)?;
+    rig.region.plug(BLOCKS - 1, BlockKind::Cooperative)?;
+    let mut found = [0; 8];
+    rig.space.read(START + ALL - 8, &mut found, None)?;
+    assert_eq!(u64::from_le_bytes(found), 77);
+    Ok(Completion::Completed)
 }
 
 fn hugetlb() -> Judged {

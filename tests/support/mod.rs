@@ -7,6 +7,7 @@
     reason = "each test binary uses a part of this"
 )]
 pub(crate) mod blocks;
+pub(crate) mod paging;
 pub(crate) mod pool;
 pub(crate) mod space;
 
