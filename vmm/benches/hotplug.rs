@@ -13,7 +13,8 @@
 //!
 //! Prints medians; writes `target/gracefault/hotplug.json`. *Map* is planning, locking
 //! and publishing; *drain* is waiting for readers, and counted apart: it lasts as long
-//! as they do. *Map share* is the map's part of plug and unplug, the drain left out.
+//! as they do. *Wake* is waking the vCPUs that ran into the section, of both. *Map
+//! share* is the map's part of plug and unplug, the drain left out.
 //! Needs `/dev/kvm`.
 
 mod support;
@@ -66,12 +67,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     println!("plug + unplug of a block, median microseconds");
     println!(
-        "  {:>9} {:>5} {:>12}  {:>27}  {:>41}  {:>9}",
+        "  {:>9} {:>5} {:>12}  {:>27}  {:>41}  {:>5}  {:>9}",
         "block",
         "vCPUs",
         "",
         "plug: map    KVM  mmap   all",
         "unplug: map   KVM munmap  drain    all",
+        "wake",
         "map share"
     );
     for &block in effort.blocks {
@@ -144,10 +146,12 @@ fn cycles(block: u64, vcpus: u32, wait: bool, cycles: usize) -> Result<Value, Bo
         unplug(|u| u.total - u.drain.waited),
         unplug(|u| u.total),
     ];
+    let wakes = plugs.iter().zip(&unplugs);
+    let waking = ns(wakes.map(|(plug, unplug)| plug.waking + unplug.waking));
     let share = (plug[0] + unplug[0]) / (plug[3] + unplug[4]);
     let us = |ns: f64| ns / 1e3;
     println!(
-        "  {block:9} {vcpus:5} {:>12}  {:9.1} {:6.1} {:5.1} {:5.1}  {:11.1} {:5.1} {:6.1} {:6.1} {:6.1}  {:8.1} %",
+        "  {block:9} {vcpus:5} {:>12}  {:9.1} {:6.1} {:5.1} {:5.1}  {:11.1} {:5.1} {:6.1} {:6.1} {:6.1}  {:5.1}  {:8.1} %",
         if wait { "touched" } else { "back to back" },
         us(plug[0]),
         us(plug[1]),
@@ -158,6 +162,7 @@ fn cycles(block: u64, vcpus: u32, wait: bool, cycles: usize) -> Result<Value, Bo
         us(unplug[2]),
         us(unplug[3]),
         us(unplug[5]),
+        us(waking),
         share * 100.0
     );
     Ok(json!({
@@ -168,7 +173,7 @@ fn cycles(block: u64, vcpus: u32, wait: bool, cycles: usize) -> Result<Value, Bo
             "map_ns": unplug[0], "kvm_ns": unplug[1], "munmap_ns": unplug[2],
             "drain_ns": unplug[3], "total_ns": unplug[5],
         },
-        "map_share": share,
+        "waking_ns": waking, "map_share": share,
     }))
 }
 

@@ -60,16 +60,17 @@ impl HotplugRegion {
         }
         let drained = section.lock()?;
         let (slots, kvm) = self.add_slots(arriving)?;
-        drained.publish();
+        let waking = drained.publish().waking;
 
         let total = start.elapsed();
-        let map = total - mmap - kvm;
+        let map = (total - mmap - kvm).saturating_sub(waking);
         let report = PlugReport {
             blocks: blocks.len(),
             total,
             mmap,
             kvm,
             map,
+            waking,
         };
         Ok((slots, report))
     }

@@ -18,6 +18,8 @@ pub struct PlugReport {
     pub kvm: Duration,
     /// The map's part: planning, locking and publishing.
     pub map: Duration,
+    /// Waking the threads whose lookups waited for it.
+    pub waking: Duration,
 }
 
 /// How an unplug went.
@@ -31,6 +33,8 @@ pub struct UnplugReport {
     pub drain: DrainReport,
     /// The map's part: planning, locking and publishing; without the drain.
     pub map: Duration,
+    /// Waking the threads whose lookups waited for it.
+    pub waking: Duration,
     /// KVM's part: removing the memslot.
     pub kvm: Duration,
     /// Giving the memory back to the host.

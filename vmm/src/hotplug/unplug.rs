@@ -76,6 +76,7 @@ impl HotplugRegion {
             }
         };
         let mapped_out = start.elapsed();
+        let waking = published.waking;
         let unmap_error = give_back(published.removed.into_iter().map(|vma| vma.into_payload()));
         let total = start.elapsed();
         // Told before the number can be plugged again.
@@ -87,7 +88,8 @@ impl HotplugRegion {
         Ok(UnplugReport {
             total,
             consent: consented,
-            map: (mapped_out - consented).saturating_sub(kvm + waited),
+            map: (mapped_out - consented).saturating_sub(kvm + waited + waking),
+            waking,
             drain: published.drain,
             kvm,
             munmap: total - mapped_out,

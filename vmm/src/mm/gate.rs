@@ -1,9 +1,9 @@
 //! Where lookups sleep until a section ends.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::sync::atomic::{AtomicU64, Ordering};
-use super::sync::{self, Condvar, Mutex, lock, mutant, unless};
+use super::sync::{self, Condvar, Mutex, Watch, lock, mutant, unless};
 use super::{KillFlag, LookupError};
 
 /// The sleeping place of one address space. `mm_lock_seq` leaves an odd number
@@ -23,14 +23,22 @@ impl Gate {
     }
 
     /// Ends section `of`: makes `seq` the even number after it and wakes who
-    /// waits. All VMA locks of the section are gone with that store.
-    pub(super) fn open(&self, seq: &AtomicU64, of: u64) {
+    /// waits. All VMA locks of the section are gone with that store. Returns how long
+    /// the waking took.
+    pub(super) fn open(&self, seq: &AtomicU64, of: u64) -> Duration {
         let waiters = lock(&self.waiters);
         let order = unless("unlock-release", Ordering::Release);
         seq.store(of.wrapping_add(1), order);
-        if *waiters > 0 && !mutant("wake-waiters") {
-            self.opened.notify_all();
+        let wakes = *waiters > 0 && !mutant("wake-waiters");
+        // Who comes from here on finds the number changed; who wakes should not have
+        // to wait for this lock.
+        drop(waiters);
+        if !wakes {
+            return Duration::ZERO;
         }
+        let since = Watch::start();
+        self.opened.notify_all();
+        since.elapsed()
     }
 
     /// Sleeps until `seq` has left `of`, the deadline has passed or the flag is

@@ -1,7 +1,8 @@
 //! A write section: plan, lock and drain, publish.
 
 use std::fmt;
-use std::time::Instant;
+use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::drain::Members;
@@ -41,14 +42,27 @@ pub(super) struct Open<'a, T: Payload> {
     first: u64,
 }
 
-impl<T: Payload> Drop for Open<'_, T> {
-    fn drop(&mut self) {
+impl<T: Payload> Open<'_, T> {
+    /// Ends the section; how long it took to wake who waited for that.
+    fn end(self) -> Duration {
+        ManuallyDrop::new(self).close()
+    }
+
+    fn close(&mut self) -> Duration {
         // Only who has the map lock stores to it.
         let seq = self.core.seq.load(Ordering::Relaxed);
-        if seq & 1 == 1 {
-            self.core.gate.open(&self.core.seq, seq);
-        }
+        let waking = match seq & 1 {
+            1 => self.core.gate.open(&self.core.seq, seq),
+            _ => Duration::ZERO,
+        };
         self.core.writer.map_lock.end_write();
+        waking
+    }
+}
+
+impl<T: Payload> Drop for Open<'_, T> {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -305,7 +319,7 @@ impl<T: Payload> Drained<'_, T> {
             .collect();
         let number = open.first;
         let last = core.seq.load(Ordering::Relaxed);
-        drop(open);
+        let waking = open.end();
         if mutant("publish-late") {
             core.set_root(version.root);
         }
@@ -317,6 +331,7 @@ impl<T: Payload> Drained<'_, T> {
             number,
             rounds: last.wrapping_sub(number) / 2 + 1,
             drain,
+            waking,
             removed,
             replaced,
         }
@@ -334,6 +349,9 @@ pub struct Published<T> {
     pub rounds: u64,
     /// How the drain went.
     pub drain: DrainReport,
+    /// How long waking the lookups took that waited for it, at the section's end;
+    /// 0 if none did.
+    pub waking: Duration,
     /// What is no longer mapped, in the order of its addresses. The caller owns
     /// it alone; where only a part of a VMA was unmapped, this is that part, and
     /// its payload a clone.
