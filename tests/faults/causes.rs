@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gracefault::hotplug::{BlockKind, Consent, HotplugError};
+use gracefault::hotplug::{BlockKind, Consent, HotplugError, ResizeOptions, Resizer};
 use gracefault::kvm::{SlotAccess, SlotError};
 use gracefault::memory::Mapping;
+use gracefault::memory::faults::{Fault, Step, Watch};
 use gracefault::mm::WriteError;
 use libtest_mimic::Trial;
 
@@ -19,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         kvm_test("causes_in_the_map", in_the_map),
         kvm_test("causes_in_kvm", in_kvm),
+        kvm_test("causes_in_kvm_of_a_slot_that_stays", a_slot_that_stays),
         kvm_test("causes_in_the_host", in_the_host),
     ]
 }
@@ -93,6 +95,43 @@ fn in_kvm() -> Outcome {
     refused(&blocks, || plug(&[0, 1, 2]), overlaps);
     slot.remove().map_err(|(_, error)| error)?;
     plug(&[0, 1, 2])?;
+    Ok(())
+}
+
+/// A plug is undone, but KVM keeps a slot: that block waits for it, and a resize does
+/// with the others.
+fn a_slot_that_stays() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 4)?;
+    let region = &blocks.region;
+    let stays = || Fault {
+        times: u64::MAX,
+        ..Fault::once(Step::RemoveSlot, 0)
+    };
+    let plug = |block| region.plug_all(&[block, 1], BlockKind::Cooperative);
+    let watch = Watch::begin(&[Fault::once(Step::AddSlot, 1), stays()]);
+    plug(0).expect_err("the second slot is refused");
+    let stuck = |e: &HotplugError| matches!(e, HotplugError::Stuck { block: 0, .. });
+    refused(&blocks, || plug(0), stuck);
+    let resizer = Resizer::new(region.clone())?;
+    let resize = |blocks| {
+        let options = ResizeOptions {
+            patience: Duration::from_millis(5),
+            ..ResizeOptions::default()
+        };
+        let limit = Instant::now() + Duration::from_secs(60);
+        resizer
+            .request(blocks * BLOCK, options)?
+            .wait(limit)
+            .map_err(Box::<dyn std::error::Error>::from)
+    };
+    assert_eq!(resize(3)?.plugged, 3);
+    let plugged: Vec<_> = region.plugged().iter().map(|(block, _)| *block).collect();
+    assert_eq!(plugged, [1, 2, 3]);
+    // There is no other left.
+    let text = resize(4).expect_err("its slot is not out").to_string();
+    assert!(text.contains("block 0"), "{text}");
+    drop(watch);
+    assert_eq!(resize(4)?.plugged, 1);
     Ok(())
 }
 

@@ -47,9 +47,9 @@ impl<'a> Claim<'a> {
                 }
             },
         };
-        if let Some(Err((slot, error))) = stuck.map(BlockSlot::remove) {
+        if let Some(Err((slot, source))) = stuck.map(BlockSlot::remove) {
             self.region.states().insert(block, State::Stuck(slot));
-            return Err(error.into());
+            return Err(HotplugError::Stuck { block, source });
         }
         self.blocks.push(block);
         Ok(())

@@ -36,6 +36,15 @@ pub enum HotplugError {
         /// Its number.
         block: u32,
     },
+    /// An earlier plug of the block was undone, and KVM still does not let go of the
+    /// memslot that it had by then.
+    #[error("block {block} cannot be plugged before its last memslot is out: {source}")]
+    Stuck {
+        /// Its number.
+        block: u32,
+        /// What KVM said.
+        source: SlotError,
+    },
     /// What is to be plugged is no number of blocks that there are.
     #[error(
         "{bytes} bytes cannot be plugged: choose a multiple of the block size, {block} bytes, up to {total}"

@@ -66,7 +66,9 @@ impl<'a> Resizing<'a> {
                     self.report.plugged += 1;
                     left -= 1;
                 }
-                Err(error @ HotplugError::Resting { .. }) => blocked = Some(error),
+                Err(error @ (HotplugError::Resting { .. } | HotplugError::Stuck { .. })) => {
+                    blocked = Some(error);
+                }
                 // Somebody else was faster.
                 Err(HotplugError::Plugged { .. }) => {}
                 Err(error) => return Err(error),
