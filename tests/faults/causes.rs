@@ -1,18 +1,20 @@
 //! Failures with real causes: the map, KVM and the host refuse, and all is as
 //! before.
+use std::error::Error;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugError, ResizeOptions, Resizer};
 use gracefault::kvm::{SlotAccess, SlotError};
-use gracefault::memory::Mapping;
 use gracefault::memory::faults::{Fault, Step, Watch};
+use gracefault::memory::{Backend, HugePage, Mapping, RamOptions, RamSizes, RamSource};
 use gracefault::mm::WriteError;
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Trial};
 
 use crate::support::blocks::{Blocks, Picture};
-use crate::support::{Outcome, Ram, kvm_test};
+use crate::support::pool::Pool;
+use crate::support::{Outcome, Ram, kvm_test, kvm_test_if};
 
 const BLOCK: u64 = 4 << 20;
 
@@ -22,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("causes_in_kvm", in_kvm),
         kvm_test("causes_in_kvm_of_a_slot_that_stays", a_slot_that_stays),
         kvm_test("causes_in_the_host", in_the_host),
+        kvm_test_if("causes_in_the_host_of_huge_pages", huge_pages),
     ]
 }
 
@@ -122,7 +125,7 @@ fn a_slot_that_stays() -> Outcome {
         resizer
             .request(blocks * BLOCK, options)?
             .wait(limit)
-            .map_err(Box::<dyn std::error::Error>::from)
+            .map_err(Box::<dyn Error>::from)
     };
     assert_eq!(resize(3)?.plugged, 3);
     let plugged: Vec<_> = region.plugged().iter().map(|(block, _)| *block).collect();
@@ -135,9 +138,33 @@ fn a_slot_that_stays() -> Outcome {
     Ok(())
 }
 
-/// No more addresses than there are now.
 fn in_the_host() -> Outcome {
-    let blocks = Blocks::new(BLOCK, 3)?;
+    out_of_addresses(&Blocks::new(BLOCK, 3)?).map(drop)
+}
+
+/// The pool has pages enough, and is not blamed.
+fn huge_pages() -> Result<Completion, Box<dyn Error>> {
+    let _pool = match Pool::grow(3 * BLOCK >> 21) {
+        Ok(pool) => pool,
+        Err(reason) => return Ok(Completion::ignored_with(reason)),
+    };
+    let options = RamOptions {
+        backend: Backend::Hugetlb(HugePage::Size2M),
+        ..RamOptions::default()
+    };
+    let sizes = RamSizes {
+        boot: 0,
+        hotplug: 3 * BLOCK,
+        block: BLOCK,
+    };
+    let ram = Arc::new(RamSource::open(options, sizes)?);
+    let text = out_of_addresses(&Blocks::with(BLOCK, 3, |region| region.with_ram(ram))?)?;
+    assert!(!text.contains("huge pages"), "{text}");
+    Ok(Completion::Completed)
+}
+
+/// No more addresses than there are now; what is said then.
+fn out_of_addresses(blocks: &Blocks) -> Result<String, Box<dyn Error>> {
     let plug = || blocks.region.plug_all(&[0, 1, 2], BlockKind::Volatile);
     plug()?;
     for block in 0..3 {
@@ -157,11 +184,13 @@ fn in_the_host() -> Outcome {
     };
     // SAFETY: sets a limit of this process.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &little) }, 0);
-    refused(&blocks, plug, |e| {
+    let mut text = String::new();
+    refused(blocks, plug, |e| {
+        text = e.to_string();
         matches!(e, HotplugError::NoMemory { .. })
     });
     // SAFETY: sets it back.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &usual) }, 0);
     plug()?;
-    Ok(())
+    Ok(text)
 }

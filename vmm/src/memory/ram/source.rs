@@ -10,7 +10,7 @@ use super::file::{self, Named};
 use super::map::{FilePart, Leaves};
 use super::parts::Parts;
 use super::room::HostRoom;
-use super::{Backend, RamError, RamOptions, RamSizes, ThpAdvice};
+use super::{Backend, HugePage, RamError, RamOptions, RamSizes, ThpAdvice};
 use crate::memory::{Mapping, PAGE, PageSource, Pager};
 
 /// Where a guest's boot RAM and its blocks come from. What was asked for has been
@@ -199,7 +199,7 @@ impl RamSource {
         if let Some(part) = part.as_ref().filter(|_| is_stale) {
             part.punch(len as usize)?;
         }
-        let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e))?;
+        let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e, len))?;
         let (addr, bytes) = mapping.raw();
         advice::advise_thp(addr, bytes, options.thp)?;
         self.prefaulted(mapping)
@@ -208,14 +208,17 @@ impl RamSource {
     fn prefaulted(&self, mapping: Mapping) -> io::Result<Mapping> {
         if self.options.prefault {
             let (addr, len) = mapping.raw();
-            advice::populate(addr, len).map_err(|e| self.explain(e))?;
+            advice::populate(addr, len).map_err(|e| self.explain(e, len as u64))?;
         }
         Ok(mapping)
     }
 
-    /// What a refusal of the host means for this backend.
-    fn explain(&self, error: io::Error) -> io::Error {
+    /// What a refusal of the host to give `len` bytes means for this backend.
+    fn explain(&self, error: io::Error, len: u64) -> io::Error {
+        // It may be a limit on addresses just as well.
+        let is_short = |page: HugePage| HostRoom::read().check_pool(page.bytes(), len).is_err();
         let what = match (&self.options.backend, error.raw_os_error()) {
+            (Backend::Hugetlb(page), Some(libc::ENOMEM)) if !is_short(*page) => return error,
             (Backend::Hugetlb(page), Some(libc::ENOMEM | libc::EFAULT)) => {
                 let kib = page.bytes() >> 10;
                 format!(

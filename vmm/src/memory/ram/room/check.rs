@@ -52,7 +52,8 @@ impl HostRoom {
         }
     }
 
-    fn check_pool(&self, page: u64, bytes: u64) -> Result<(), Refusal> {
+    /// Whether the pool has so many bytes of such pages.
+    pub(in crate::memory::ram) fn check_pool(&self, page: u64, bytes: u64) -> Result<(), Refusal> {
         let pool = self.huge.iter().find(|pool| pool.page == page);
         let pool = pool.ok_or(Refusal::NoHugePages { page })?;
         let needed = bytes.div_ceil(page);
