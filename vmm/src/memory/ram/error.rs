@@ -11,6 +11,17 @@ use crate::memory::paging::PagingError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RamError {
+    /// No address space has room for it.
+    #[error(
+        "{boot} bytes of boot RAM and {hotplug} bytes to plug are more than 64 bits can count: ask \
+         for less (--memory size=, hotplug_size=)"
+    )]
+    TooLarge {
+        /// Boot RAM.
+        boot: u64,
+        /// The most to be plugged.
+        hotplug: u64,
+    },
     /// `discard` without a file that is written to.
     #[error(
         "discard=on goes with backing=file:PATH only: backing={backing} gives its memory back anyway"

@@ -32,6 +32,18 @@ fn set_len(file: &File, len: u64) -> io::Result<()> {
     file.set_len(len)
 }
 
+/// Whether a file's pages have nowhere to go when memory is short.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    let mut found = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: fills in a structure of the right type; zeroes are valid too.
+    let found = unsafe {
+        libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr());
+        found.assume_init()
+    };
+    [libc::TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.f_type)
+}
+
 /// A file that the user named, and what is to be done with it.
 pub(super) struct Named<'a> {
     pub(super) backing: &'static str,

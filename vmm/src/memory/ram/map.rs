@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::parts::Claim;
 use crate::memory::faults::{self, Step};
@@ -16,12 +15,10 @@ pub(in crate::memory) struct FilePart {
     pub(in crate::memory) file: Arc<File>,
     pub(in crate::memory) offset: u64,
     pub(in crate::memory) leaves: Leaves,
-    /// Set when a hole could not be made: what should be gone is there.
-    pub(in crate::memory) stale: Arc<AtomicBool>,
     /// Whether the file is KVM's.
     pub(in crate::memory) is_guest_memfd: bool,
     /// That nobody else maps it.
-    pub(in crate::memory) _claim: Claim,
+    pub(in crate::memory) claim: Claim,
 }
 
 /// What a mapping leaves in the file behind it.
@@ -40,8 +37,9 @@ impl FilePart {
     /// Makes a hole of `len` bytes: the host has the memory, or the room on its
     /// disk, again, and what is read there is zero.
     pub(in crate::memory) fn punch(&self, len: usize) -> io::Result<()> {
-        self.try_to_punch(len)
-            .inspect_err(|_| self.stale.store(true, Ordering::Relaxed))
+        let punched = self.try_to_punch(len);
+        self.claim.set_stale(punched.is_err());
+        punched
     }
 
     fn try_to_punch(&self, len: usize) -> io::Result<()> {

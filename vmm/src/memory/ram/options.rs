@@ -140,6 +140,15 @@ impl RamOptions {
 
     /// Whether the parts go together, whatever the host has.
     pub(super) fn check(&self, sizes: RamSizes) -> Result<(), RamError> {
+        let RamSizes {
+            boot,
+            hotplug,
+            block,
+        } = sizes;
+        let blocks_at = boot.checked_next_multiple_of(block.max(PAGE));
+        if blocks_at.and_then(|at| at.checked_add(hotplug)).is_none() {
+            return Err(RamError::TooLarge { boot, hotplug });
+        }
         let backing = self.backing();
         if self.discard && !matches!(self.backend, Backend::File(_)) {
             return Err(RamError::DiscardOfNoFile { backing });

@@ -1,6 +1,6 @@
-//! Which parts of a file are mapped: each at most once.
+//! Which parts of a file are mapped: each at most once; and which should be holes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Parts {
     /// First byte and the one after the last. No two overlap. Held for a look-up.
     taken: Mutex<BTreeMap<u64, u64>>,
+    /// The first byte of each part in which a hole could not be made: what should be
+    /// gone is there. Held for a look-up.
+    stale: Mutex<BTreeSet<u64>>,
 }
 
 /// A part that nobody else maps, until this is dropped.
@@ -45,6 +48,27 @@ impl Parts {
     }
 }
 
+impl Claim {
+    fn stale(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        let stale = self.parts.stale.lock();
+        stale.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what should be gone is in the part.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale().contains(&self.start)
+    }
+
+    /// Notes whether it is.
+    pub(super) fn set_stale(&self, is_stale: bool) {
+        let mut stale = self.stale();
+        match is_stale {
+            true => stale.insert(self.start),
+            false => stale.remove(&self.start),
+        };
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.parts.taken().remove(&self.start);
@@ -63,7 +87,15 @@ mod tests {
             let error = parts.claim(start, len).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{start} {len}");
         }
-        drop(parts.claim(10, 10).unwrap());
+        let between = parts.claim(10, 10).unwrap();
+        between.set_stale(true);
+        drop(between);
+        assert!(!taken[1].is_stale());
+        let again = parts.claim(10, 10).unwrap();
+        assert!(again.is_stale());
+        again.set_stale(false);
+        drop(again);
+        assert!(!parts.claim(10, 10).unwrap().is_stale());
         drop(taken);
         parts.claim(0, u64::MAX).unwrap();
     }

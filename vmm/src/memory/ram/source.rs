@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::advice::{self, THP};
 use super::file::{self, Named};
 use super::map::{FilePart, Leaves};
 use super::parts::Parts;
-use super::room::HostRoom;
+use super::room::{HostRoom, Refusal};
 use super::{Backend, HugePage, RamError, RamOptions, RamSizes, ThpAdvice};
 use crate::memory::{Mapping, PAGE, PageSource, Pager};
 
@@ -21,10 +21,8 @@ pub struct RamSource {
     sizes: RamSizes,
     /// What is mapped, unless it is anonymous memory.
     file: Option<Arc<File>>,
-    /// What of it is mapped.
+    /// What of it is mapped, and what holds what should be gone.
     parts: Arc<Parts>,
-    /// Whether the file may hold what should be gone.
-    stale: Arc<AtomicBool>,
     /// Who brings the pages, if they come at first touch.
     pager: Option<Arc<Pager>>,
 }
@@ -37,7 +35,6 @@ impl RamSource {
             sizes,
             file: None,
             parts: Arc::default(),
-            stale: Arc::default(),
             pager: None,
         }
     }
@@ -56,7 +53,6 @@ impl RamSource {
             sizes,
             file: None,
             parts: Arc::default(),
-            stale: Arc::default(),
             pager: Some(Pager::new(pages)?),
         })
     }
@@ -89,7 +85,12 @@ impl RamSource {
                     discard: options.discard,
                     len,
                 };
-                Some(named.open()?)
+                let file = named.open()?;
+                if named.shared && !options.prefault && file::is_in_memory(&file) {
+                    let has = file.metadata().map_or(0, |about| about.blocks() * 512);
+                    room.check_memory(false, len.saturating_sub(has))?;
+                }
+                Some(file)
             }
         };
         let (file, pager) = match (&options.backend, file) {
@@ -101,7 +102,6 @@ impl RamSource {
             sizes,
             file,
             parts: Arc::default(),
-            stale: Arc::default(),
             pager,
         })
     }
@@ -188,15 +188,13 @@ impl RamSource {
                 file: file.clone(),
                 offset,
                 leaves,
-                stale: self.stale.clone(),
                 is_guest_memfd: options.backend == Backend::GuestMemfd,
-                _claim: self.parts.claim(offset, len)?,
+                claim: self.parts.claim(offset, len)?,
             })
         };
         let part = self.file.as_ref().map(part).transpose()?;
-        // A guest finds zeroes in what it is given anew, or not at all.
-        let is_stale = leaves == Leaves::Hole && self.stale.load(Ordering::Relaxed);
-        if let Some(part) = part.as_ref().filter(|_| is_stale) {
+        // A hole that could not be made when the part was given up last.
+        if let Some(part) = part.as_ref().filter(|part| part.claim.is_stale()) {
             part.punch(len as usize)?;
         }
         let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e, len))?;
@@ -216,7 +214,13 @@ impl RamSource {
     /// What a refusal of the host to give `len` bytes means for this backend.
     fn explain(&self, error: io::Error, len: u64) -> io::Error {
         // It may be a limit on addresses just as well.
-        let is_short = |page: HugePage| HostRoom::read().check_pool(page.bytes(), len).is_err();
+        let is_short = |page: HugePage| {
+            let refused = HostRoom::read().check_pool(page.bytes(), len);
+            matches!(
+                refused,
+                Err(Refusal::HugePages { .. } | Refusal::NoHugePages { .. })
+            )
+        };
         let what = match (&self.options.backend, error.raw_os_error()) {
             (Backend::Hugetlb(page), Some(libc::ENOMEM)) if !is_short(*page) => return error,
             (Backend::Hugetlb(page), Some(libc::ENOMEM | libc::EFAULT)) => {

@@ -145,6 +145,89 @@ fn prefaulted_memory_is_there_before_it_is_touched() {
     assert_eq!(disk_bytes(source.file().unwrap()), 0);
 }
 
+/// Bytes of a mapping that are in memory and belong to this process.
+fn resident(mapping: &Mapping) -> u64 {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let head = format!("{:x}-", mapping.host_addr() as u64);
+    let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&head));
+    let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    rss.trim()
+        .strip_suffix(" kB")
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        << 10
+}
+
+#[test]
+fn memory_of_a_file_too_is_there_before_it_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    std::fs::write(&path, vec![5; SIZES.file_len() as usize]).unwrap();
+    for backend in [Backend::File, Backend::PrivateFile, Backend::Image] {
+        let options = RamOptions {
+            backend: backend(path.clone()),
+            prefault: true,
+            ..Default::default()
+        };
+        let source = match RamSource::open(options, SIZES) {
+            Err(error @ RamError::Paging(_)) => {
+                eprintln!("not tried: {error}");
+                continue;
+            }
+            other => other.unwrap(),
+        };
+        let mapping = source.map_block(3).unwrap();
+        assert_eq!(resident(&mapping), BLOCK, "{source:?}");
+        let mut byte = [0];
+        mapping.read(BLOCK - 1, &mut byte).unwrap();
+        assert_eq!(byte, [5]);
+    }
+}
+
+/// A file on a file system that is in memory itself has nowhere to go.
+#[test]
+fn a_file_in_memory_needs_memory() {
+    let path = Path::new("/dev/shm");
+    if !std::fs::File::open(path).is_ok_and(|dir| super::super::file::is_in_memory(&dir)) {
+        eprintln!("not tried: no tmpfs at /dev/shm");
+        return;
+    }
+    let on_disk = tempfile::tempfile().unwrap();
+    let in_memory = tempfile::NamedTempFile::new_in(path).unwrap();
+    assert!(super::super::file::is_in_memory(in_memory.as_file()));
+    let room = HostRoom {
+        available: Some(SIZES.all() / 2),
+        ..HostRoom::read()
+    };
+    let options = |path: &Path| RamOptions {
+        backend: Backend::File(path.into()),
+        ..Default::default()
+    };
+    let error = RamSource::open_in(&room, options(in_memory.path()), SIZES).unwrap_err();
+    assert!(
+        matches!(error, RamError::Refused(Refusal::Memory { .. })),
+        "{error}"
+    );
+    if !super::super::file::is_in_memory(&on_disk) {
+        let dir = tempfile::tempdir().unwrap();
+        RamSource::open_in(&room, options(&dir.path().join("ram")), SIZES).unwrap();
+    }
+}
+
+#[test]
+fn sizes_that_do_not_add_up_are_refused() {
+    for (boot, hotplug) in [(u64::MAX - 4095, 0), (BLOCK, u64::MAX - BLOCK + 1)] {
+        let sizes = RamSizes {
+            boot,
+            hotplug,
+            block: BLOCK,
+        };
+        let error = RamSource::open(RamOptions::default(), sizes).unwrap_err();
+        assert!(matches!(error, RamError::TooLarge { .. }), "{error}");
+    }
+}
+
 /// A file that is cut short behind our back makes an error, not a signal.
 #[test]
 fn prefaulting_what_is_not_there_is_an_error_and_leaves_nothing() {

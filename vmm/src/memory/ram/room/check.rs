@@ -20,13 +20,19 @@ impl HostRoom {
         self.check_process(options, sizes)?;
         match options.backend {
             Backend::Hugetlb(page) => self.check_pool(page.bytes(), sizes.all()),
-            // Its pages go back to the file when memory is short.
+            // Its pages go back to the file when memory is short, unless that is in
+            // memory itself: seen when it is opened.
             Backend::File(_) if !options.prefault => Ok(()),
             _ => self.check_memory(options.prefault, sizes.all()),
         }
     }
 
-    fn check_memory(&self, prefault: bool, needed: u64) -> Result<(), Refusal> {
+    /// Whether the host has so much memory that no file is behind.
+    pub(in crate::memory::ram) fn check_memory(
+        &self,
+        prefault: bool,
+        needed: u64,
+    ) -> Result<(), Refusal> {
         let promise = !prefault;
         match (self.commit.policy, self.commit.left, self.available) {
             (2, Some(left), _) if needed > left => return Err(Refusal::Commit { needed, left }),
