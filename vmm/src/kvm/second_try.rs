@@ -26,12 +26,15 @@ pub struct Supplied {
 }
 
 impl SecondTry {
-    /// The guest has accessed something since: what fails from now on, with whatever
-    /// registers, fails for the first time. Not to be told of a kick, which may come
-    /// before the guest has done anything.
+    /// The guest has accessed something since, with these registers. If that was
+    /// another instruction, what fails from now on, with whatever registers, fails for
+    /// the first time. Not to be told of a kick, which may come before the guest has
+    /// done anything.
     #[inline]
-    pub fn went_on(&mut self) {
-        self.failed = None;
+    pub fn went_on(&mut self, regs: &Registers) {
+        if self.failed.is_some_and(|failed| failed.rip != regs.rip) {
+            self.failed = None;
+        }
     }
 
     /// Judges an error, with the registers at it: `Ok` if the instruction is to be
@@ -118,8 +121,11 @@ mod tests {
             second.judge(failure(), &at(0), supply).is_err()
         };
         assert!(!fails(&mut second));
+        // The same instruction has accessed something before it fails.
+        second.went_on(&at(7));
+        assert!(fails(&mut second));
         // The memory left and came back, and the guest came round again.
-        second.went_on();
+        second.went_on(&Registers { rip: 1, ..at(0) });
         assert!(!fails(&mut second));
         assert!(fails(&mut second));
     }

@@ -181,10 +181,10 @@ fn device_index(start: u64) -> Option<usize> {
 impl VcpuHandler for ExitPath {
     type Output = Ending;
 
-    fn exit(&mut self, exit: Exit<'_>, _regs: &Registers) -> ControlFlow<Ending> {
+    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
         let since = Instant::now();
         if !matches!(exit, Exit::Interrupted) {
-            self.second_try.went_on();
+            self.second_try.went_on(regs);
         }
         match exit {
             Exit::MmioRead {

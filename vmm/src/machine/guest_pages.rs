@@ -3,11 +3,12 @@
 
 use std::mem::offset_of;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gracefault_guest::abi::{self, Mismatch, Params, Report, device};
 
 use super::layout::Layout;
-use crate::memory::{Mapping, PAGE, sigbus};
+use crate::memory::{LogLimit, Mapping, PAGE, sigbus};
 
 /// What the parameter page is to say.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,7 @@ const ROUND_US: u64 = 1000;
 pub(super) struct GuestPages {
     low: Arc<Mapping>,
     reports: u64,
+    complaints: Arc<LogLimit>,
 }
 
 /// A word of a [`Report`].
@@ -43,6 +45,7 @@ impl GuestPages {
         Self {
             low,
             reports: layout.reports,
+            complaints: Arc::new(LogLimit::new(Duration::from_secs(1))),
         }
     }
 
@@ -153,21 +156,23 @@ impl GuestPages {
 
     fn put(&self, gpa: u64, bytes: &[u8]) {
         if let Err(fault) = self.low.write(gpa, bytes) {
-            lost(gpa, fault);
+            self.lost(gpa, fault);
         }
     }
 
     fn get(&self, gpa: u64, bytes: &mut [u8]) {
         if let Err(fault) = self.low.read(gpa, bytes) {
-            lost(gpa, fault);
+            self.lost(gpa, fault);
         }
     }
-}
 
-/// A page of the guest's is gone, and zeroes are in its place: once, since those
-/// stay. The guest finds out, or its report does not come.
-fn lost(gpa: u64, fault: sigbus::Fault) {
-    log::error!("boot RAM at {gpa:#x}: {fault}");
+    /// A page of the guest's is gone. The guest finds out, or its report does not come.
+    fn lost(&self, gpa: u64, fault: sigbus::Fault) {
+        // The reports are looked at many times a second.
+        if let Some(more) = self.complaints.pass() {
+            log::error!("boot RAM at {gpa:#x}: {fault} ({more} more since the last)");
+        }
+    }
 }
 
 /// What one vCPU of the guest says; see [`Report`].
