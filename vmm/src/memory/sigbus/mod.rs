@@ -250,10 +250,11 @@ pub fn take_poison() -> Option<usize> {
 }
 
 /// Notes poison met by a vCPU of this thread. Not for poison that was found in
-/// memory that nobody needed just now (`BUS_MCEERR_AO`).
+/// memory that nobody needed just now (`BUS_MCEERR_AO`); nor the second time in a row,
+/// since then it was this thread, outside of the guest, that met it and will again.
 fn note_poison(code: c_int, addr: usize) -> bool {
-    let (watched, _) = VCPU.get();
-    let is_ours = watched && code == libc::BUS_MCEERR_AR;
+    let (watched, noted) = VCPU.get();
+    let is_ours = watched && code == libc::BUS_MCEERR_AR && noted != addr.max(1);
     if is_ours {
         VCPU.set((true, addr.max(1)));
     }
@@ -314,7 +315,11 @@ mod tests {
         watch_vcpu();
         assert!(!note_poison(libc::BUS_MCEERR_AO, 0x5000));
         assert!(note_poison(libc::BUS_MCEERR_AR, 0x5000));
-        assert_eq!((take_poison(), take_poison()), (Some(0x5000), None));
+        assert!(!note_poison(libc::BUS_MCEERR_AR, 0x5000));
+        assert!(note_poison(libc::BUS_MCEERR_AR, 0x6000));
+        assert_eq!((take_poison(), take_poison()), (Some(0x6000), None));
+        assert!(note_poison(libc::BUS_MCEERR_AR, 0x6000));
+        take_poison();
     }
 
     #[test]
