@@ -300,7 +300,12 @@ pub(crate) fn gives_pages() -> bool {
             backend,
             ..RamOptions::default()
         };
-        open(options).is_ok()
+        let error = match open(options) {
+            Ok(_) => return true,
+            Err(error) => error,
+        };
+        assert!(error.contains("needs userfaultfd"), "{error}");
+        false
     })
 }
 

@@ -1,5 +1,5 @@
 //! A roll-back while pages are awaited.
-use std::error::Error;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -9,20 +9,19 @@ use gracefault::kvm::End;
 use gracefault::memory::faults::{Fault, Step, Watch};
 use libtest_mimic::{Completion, Trial};
 
-use crate::support::paging::{BLOCK, Late, PAGE, Rig, word};
+use crate::support::paging::{BLOCK, Late, PAGE, Rig, in_time, word};
 use crate::support::{guest, kvm_test_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![kvm_test_if(
-        "paging_unplug_that_is_rolled_back",
-        rolled_back,
-    )]
+    vec![kvm_test_if("paging_unplug_that_is_rolled_back", || {
+        in_time(rolled_back)
+    })]
 }
 
 /// A vCPU and a thread that holds the block are both asleep for a page of it, each of
 /// which takes a second. KVM refuses to take the slot out, after the drain: the block
 /// is as before, and every page of it is the image's.
-fn rolled_back() -> Result<Completion, Box<dyn Error>> {
+fn rolled_back() -> Result<Completion, String> {
     let image = Late::slow_twice(Duration::from_secs(1));
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
@@ -50,14 +49,15 @@ fn rolled_back() -> Result<Completion, Box<dyn Error>> {
         assert_eq!(rig.region.plugged(), [(0, BlockKind::Cooperative)]);
         assert_eq!(reader.join().expect("no panic"), word(0x5010));
     });
-    assert_eq!(tells.recv()?, word(0x3008));
+    assert_eq!(tells.recv().unwrap(), word(0x3008));
     let sum = (0..BLOCK / PAGE).map(|page| word(page * PAGE)).sum::<u64>();
-    assert_eq!(tells.recv()?, sum, "the guest saw every page");
+    assert_eq!(tells.recv().unwrap(), sum, "the guest saw every page");
     assert!(matches!(vcpu.join().end, End::Handler(())));
+    assert_eq!(rig.missed.load(SeqCst), 0, "its slot has never been out");
     for offset in (0..BLOCK).step_by(8) {
         assert_eq!(rig.read(offset), word(offset));
     }
-    let report = rig.region.unplug(0, Consent::Surprise, None)?;
+    let report = rig.region.unplug(0, Consent::Surprise, None).unwrap();
     assert!(report.unmap_error.is_none(), "{report:?}");
     assert_eq!(rig.read(0), u64::MAX);
     Ok(Completion::Completed)

@@ -74,12 +74,18 @@ impl Rig {
             "cmp rsi, rdx",
             "jne 5b",
             "mov [rdi], rsi",
-            "mov rax, [rdx - 8]",
+            // The last word of each block, the last block first, and the first word.
+            "mov rax, -1",
+            "6: and rax, [rdx - 8]",
+            "sub rdx, 0x200000",
+            "and rax, [rdx]",
+            "cmp rdx, r12",
+            "jne 6b",
             "mov [rdi], rax",
         );
         let mut vcpu = machine.vcpu(0, code)?;
         with_regs(&mut vcpu, |regs| {
-            (regs.rsi, regs.rdx) = (START, START + ALL);
+            (regs.rsi, regs.rdx, regs.r12) = (START, START + ALL, START);
         })?;
         Ok(Self {
             space,
@@ -103,18 +109,22 @@ impl Rig {
         }
     }
 
-    /// Unplugs all, and lets the guest read where the last block was.
+    /// Unplugs all, and lets the guest read where each block was: all ones.
     fn unplug_all(&mut self) -> Outcome {
         for block in 0..BLOCKS {
             let report = self.region.unplug(block, Consent::Surprise, None)?;
             assert!(report.unmap_error.is_none(), "{report:?}");
         }
-        match self.vcpu.run()? {
-            Exit::MmioRead { gpa, data, .. } => {
-                assert_eq!(gpa, START + ALL - 8);
-                self.space.read(gpa, data, None)?;
+        for block in (0..u64::from(BLOCKS)).rev() {
+            for word in [BLOCK - 8, 0] {
+                match self.vcpu.run()? {
+                    Exit::MmioRead { gpa, data, .. } => {
+                        assert_eq!(gpa, START + block * BLOCK + word);
+                        self.space.read(gpa, data, None)?;
+                    }
+                    other => panic!("{other:x?}"),
+                }
             }
-            other => panic!("{other:x?}"),
         }
         match self.vcpu.run()? {
             Exit::MmioWrite {

@@ -1,7 +1,6 @@
 //! RAM whose pages come from an image at first touch: unplugs, given up and carried
 //! out, while a vCPU and a thread of the VMM that holds the region are both asleep
 //! for a page of it.
-use std::error::Error;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use gracefault::kvm::End;
 use gracefault::mm::WriteError;
 use libtest_mimic::{Completion, Trial};
 
-use crate::support::paging::{BLOCK, Late, PAGE, Rig, START, word};
+use crate::support::paging::{BLOCK, Late, PAGE, Rig, START, in_time, word};
 use crate::support::{guest, kvm_test_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -21,28 +20,15 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test_if("paging_deadline_beside_a_vcpu_that_waits", || {
             in_time(deadline)
         }),
+        kvm_test_if("paging_unplug_beside_a_thread_that_waits", || {
+            in_time(beside_a_thread)
+        }),
+        kvm_test_if("paging_unplug_beside_vcpus_that_go_on", || {
+            in_time(beside_a_stream)
+        }),
         kvm_test_if("paging_vcpu_that_is_stopped", || in_time(stopped)),
         kvm_test_if("paging_image_that_fails", || in_time(failing)),
     ]
-}
-
-type Judged = Result<Completion, Box<dyn Error>>;
-
-/// Runs a test, and fails it if it hangs.
-fn in_time(test: fn() -> Result<Completion, String>) -> Judged {
-    let (done, waiting) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let result = test();
-        let _ = done.send(());
-        result
-    });
-    match waiting.recv_timeout(Duration::from_secs(120)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => Err("it hangs".into()),
-        _ => match thread.join() {
-            Ok(result) => Ok(result?),
-            Err(panic) => std::panic::resume_unwind(panic),
-        },
-    }
 }
 
 /// The vCPU and the reader are both asleep, no page comes, and an unplug gives up:
@@ -64,26 +50,34 @@ fn given_up() -> Result<Completion, String> {
         "mov [rdi], rax",
     );
     let (told, tells) = mpsc::channel();
-    let vcpu = rig.start(code, told, |value| value != word(0x3008));
+    let give_up = || {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let result = rig.region.unplug(0, Consent::Surprise, Some(deadline));
+        result.expect_err("no page comes")
+    };
     thread::scope(|scope| {
         let reader = scope.spawn(|| rig.read(0x5010));
+        image.wait_begun(1);
+        // First it is the reader that is waited for, and then the vCPU.
+        let error = give_up();
+        let held = matches!(error, HotplugError::Map(WriteError::TimedOut { .. }));
+        assert!(held, "{error:?}");
+        let vcpu = rig.start(code, told, |value| value != word(0x3008));
         image.wait_begun(2);
-        for _ in 0..3 {
-            let deadline = Instant::now() + Duration::from_millis(100);
-            let error = rig.region.unplug(0, Consent::Surprise, Some(deadline));
-            let error = error.expect_err("the reader holds the block");
-            let in_time = matches!(error, HotplugError::Map(WriteError::TimedOut { .. }));
-            assert!(in_time, "{error:?}");
-            assert!(!reader.is_finished());
+        for _ in 0..2 {
+            let error = give_up();
+            let awaited = matches!(error, HotplugError::PageAwaited { block: 0 });
+            assert!(awaited, "{error:?}");
         }
+        assert!(!reader.is_finished());
         assert_eq!(rig.region.plugged(), [(0, BlockKind::Cooperative)]);
         image.open();
         assert_eq!(reader.join().unwrap(), word(0x5010));
+        assert_eq!(tells.recv().unwrap(), word(0x3008));
+        let sum = (0..BLOCK / PAGE).map(|page| word(page * PAGE)).sum::<u64>();
+        assert_eq!(tells.recv().unwrap(), sum, "the guest saw every page");
+        assert!(matches!(vcpu.join().end, End::Handler(())));
     });
-    assert_eq!(tells.recv().unwrap(), word(0x3008));
-    let sum = (0..BLOCK / PAGE).map(|page| word(page * PAGE)).sum::<u64>();
-    assert_eq!(tells.recv().unwrap(), sum, "the guest saw every page");
-    assert!(matches!(vcpu.join().end, End::Handler(())));
     for offset in (0..BLOCK).step_by(8) {
         assert_eq!(rig.read(offset), word(offset));
     }
@@ -170,11 +164,69 @@ fn deadline() -> Result<Completion, String> {
     assert_eq!(tells.recv().unwrap(), word(0x3008));
     assert_eq!(tells.recv().unwrap(), word(BLOCK + 0x3008));
     vcpu.stop();
-    let deadline = Some(Instant::now() + Duration::from_secs(60));
     for block in [0, 1] {
-        rig.region
-            .unplug(block, Consent::Surprise, deadline)
-            .unwrap();
+        let done = rig.region.unplug(block, Consent::Surprise, in_a_minute());
+        done.unwrap();
+    }
+    Ok(Completion::Completed)
+}
+
+fn in_a_minute() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(60))
+}
+
+/// A thread of the VMM sleeps for a page that does not come: KVM does not wait for that,
+/// nor does an unplug of another block.
+fn beside_a_thread() -> Result<Completion, String> {
+    let image = Late::new(false, Duration::ZERO, u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    rig.region.plug(1, BlockKind::Cooperative).unwrap();
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| rig.read(0x5010));
+        image.wait_begun(1);
+        let report = rig.region.unplug(1, Consent::Surprise, in_a_minute());
+        image.open();
+        report.unwrap();
+        assert_eq!(reader.join().unwrap(), word(0x5010));
+    });
+    Ok(Completion::Completed)
+}
+
+/// Three vCPUs go through an image, so that one of them sleeps at any moment. An unplug
+/// with a deadline does not need a moment at which none does.
+fn beside_a_stream() -> Result<Completion, String> {
+    let image = Late::new(true, Duration::from_millis(5), u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(reason) => return Ok(reason),
+    };
+    rig.region.plug(1, BlockKind::Cooperative).unwrap();
+    let code = guest!(
+        "5: mov rax, [rsi]",
+        "add rsi, 0x1000",
+        "cmp rsi, rdx",
+        "jne 5b",
+        "mov [rdi], rax",
+    );
+    let (told, _tells) = mpsc::channel();
+    let pages = BLOCK / PAGE;
+    let vcpus: Vec<_> = (0..3)
+        .map(|id| {
+            rig.start_at(id, code, id as u64 * pages / 3 * PAGE, told.clone(), |_| {
+                true
+            })
+        })
+        .collect();
+    image.wait_begun(6);
+    rig.region
+        .unplug(1, Consent::Surprise, in_a_minute())
+        .unwrap();
+    assert!(image.begun() < pages, "they have come to the end first");
+    for vcpu in vcpus {
+        vcpu.stop();
     }
     Ok(Completion::Completed)
 }
@@ -236,7 +288,7 @@ fn failing() -> Result<Completion, String> {
     }
     let code = guest!("mov rax, [rsi + 0x5008]", "mov [rdi], rax");
     let (told, tells) = mpsc::channel();
-    let ended = rig.start_as(1, code, told, |_| true).join();
+    let ended = rig.start_at(1, code, 0, told, |_| true).join();
     assert!(matches!(ended.end, End::Failed(_)), "{ended:?}");
     assert_eq!(tells.iter().next(), None);
     rig.region.unplug(0, Consent::Surprise, None).unwrap();

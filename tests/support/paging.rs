@@ -1,4 +1,5 @@
 //! An image whose pages come late, and a machine with a region of blocks from it.
+use std::error::Error;
 use std::io;
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -15,6 +16,25 @@ use gracefault::mm::AddrRange;
 use libtest_mimic::Completion;
 
 use super::{MMIO, Machine, with_regs};
+
+/// Runs a test, and fails it if it hangs.
+pub(crate) fn in_time(
+    test: fn() -> Result<Completion, String>,
+) -> Result<Completion, Box<dyn Error>> {
+    let (done, waiting) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = test();
+        let _ = done.send(());
+        result
+    });
+    match waiting.recv_timeout(Duration::from_secs(120)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => Err("it hangs".into()),
+        _ => match thread.join() {
+            Ok(result) => Ok(result?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
+}
 
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const BLOCK: u64 = 2 << 20;
@@ -63,9 +83,14 @@ impl Late {
         self.opened.notify_all();
     }
 
+    /// Pages that have been asked for.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(SeqCst)
+    }
+
     /// Returns when so many pages have been asked for.
     pub(crate) fn wait_begun(&self, reads: u64) {
-        while self.begun.load(SeqCst) < reads {
+        while self.begun() < reads {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -94,6 +119,8 @@ pub(crate) struct Rig {
     machine: Machine,
     pub(crate) space: Arc<GuestSpace>,
     pub(crate) region: HotplugRegion,
+    /// Reads by guests that found no memslot.
+    pub(crate) missed: Arc<AtomicU64>,
 }
 
 impl Rig {
@@ -120,6 +147,7 @@ impl Rig {
             machine,
             space,
             region,
+            missed: Arc::default(),
         })
     }
 
@@ -137,25 +165,28 @@ impl Rig {
         told: mpsc::Sender<u64>,
         enough: fn(u64) -> bool,
     ) -> VcpuThread<()> {
-        self.start_as(0, code, told, enough)
+        self.start_at(0, code, 0, told, enough)
     }
 
-    /// As [`start`](Self::start), on a vCPU of another number: a VM keeps what it has.
-    pub(crate) fn start_as(
+    /// As [`start`](Self::start), on a vCPU of another number (a VM keeps what it has),
+    /// and with `rsi` so far into the block.
+    pub(crate) fn start_at(
         &self,
         id: u32,
         code: &[u8],
+        offset: u64,
         told: mpsc::Sender<u64>,
         enough: fn(u64) -> bool,
     ) -> VcpuThread<()> {
         let mut vcpu = self.machine.vcpu(id, code).unwrap();
         with_regs(&mut vcpu, |regs| {
-            (regs.rsi, regs.rdx) = (START, START + BLOCK)
+            (regs.rsi, regs.rdx) = (START + offset, START + BLOCK)
         })
         .unwrap();
-        let space = self.space.clone();
+        let (space, missed) = (self.space.clone(), self.missed.clone());
         VcpuThread::spawn(vcpu, move |exit, _| match exit {
             Exit::MmioRead { gpa, data, .. } => {
+                missed.fetch_add(1, SeqCst);
                 space.read(gpa, data, None).unwrap();
                 Continue(())
             }

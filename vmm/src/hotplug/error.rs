@@ -62,8 +62,8 @@ pub enum HotplugError {
     Contended,
     /// KVM lets no memslot go while somebody waits for a page of an image.
     #[error(
-        "block {block} stays plugged: a page of the image that guest RAM comes from was still \
-         awaited at the deadline, and KVM takes no memslot out meanwhile"
+        "block {block} stays plugged: by the deadline a page of the image that guest RAM comes \
+         from had not come, and KVM takes no memslot out while a vCPU waits for one"
     )]
     PageAwaited {
         /// Its number.

@@ -35,7 +35,8 @@ pub struct UnplugReport {
     pub map: Duration,
     /// Waking the threads whose lookups waited for it.
     pub waking: Duration,
-    /// KVM's part: removing the memslot.
+    /// KVM's part: removing the memslot, and before that, with a deadline, waiting for
+    /// pages of an image that it would wait for.
     pub kvm: Duration,
     /// Giving the memory back to the host.
     pub munmap: Duration,

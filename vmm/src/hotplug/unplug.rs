@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::claim::Taken;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
-use crate::memory::{Backing, LazyRam};
+use crate::memory::{Backing, LazyRam, Mapping};
 use crate::mm::{DrainReport, Published};
 
 /// Whether the guest is asked before a block is taken out.
@@ -42,8 +42,8 @@ impl HotplugRegion {
     /// Blocks for the guest's consent, and for as long as readers hold the block;
     /// with `drain_deadline` it fails when they are not gone by then. Then blocks while
     /// KVM takes the memslot out, which waits for every vCPU that sleeps for a page of
-    /// an image: with `drain_deadline` it fails if one still does by then, but one that
-    /// falls asleep while KVM is at it is waited for. On an error the block is plugged as before. A guest that was asked is told to keep it:
+    /// an image: with `drain_deadline` it fails if such a page does not come by then,
+    /// but one that is first touched while KVM is at it is waited for. On an error the block is plugged as before. A guest that was asked is told to keep it:
     /// it is offered the block anew as soon as it has given it back.
     pub fn unplug(
         &self,
@@ -122,6 +122,10 @@ impl HotplugRegion {
         deadline: Option<Instant>,
     ) -> Result<(Published<Backing>, Duration), HotplugError> {
         let mm = self.space.mm();
+        let begun = Instant::now();
+        // Where nobody has to wait with it; as a rule it leaves none for below.
+        self.wait_for_pages(taken.block(), None, deadline)?;
+        let kvm = begun.elapsed();
         let mut section = match deadline {
             Some(deadline) => mm.mmap_write_lock_until(deadline)?,
             None => mm.mmap_write_lock()?,
@@ -131,16 +135,27 @@ impl HotplugRegion {
             Some(deadline) => section.lock_until(deadline)?,
             None => section.lock()?,
         };
-        if let (Some(deadline), Some(pager)) = (deadline, self.ram.pager())
-            && !pager.wait_until_unawaited(deadline)
-        {
-            let block = taken.block();
-            return Err(HotplugError::PageAwaited { block });
-        }
         let before_kvm = Instant::now();
+        let memory = drained.removed().find_map(|vma| vma.payload().memory());
+        self.wait_for_pages(taken.block(), memory, deadline)?;
         taken.remove_slot()?;
-        let kvm = before_kvm.elapsed();
+        let kvm = kvm + before_kvm.elapsed();
         Ok((drained.publish(), kvm))
+    }
+
+    /// Waits until KVM can take a slot out, if there is a deadline for that.
+    fn wait_for_pages(
+        &self,
+        block: u32,
+        memory: Option<&Mapping>,
+        deadline: Option<Instant>,
+    ) -> Result<(), HotplugError> {
+        match (deadline, self.ram.pager()) {
+            (Some(deadline), Some(pager)) if !pager.wait_for_vcpus(memory, deadline) => {
+                Err(HotplugError::PageAwaited { block })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use super::handler::{Closure, End, Ended, Handler, panic_message, run};
 use super::kick::{self, KickError};
 use super::vcpu::{Registers, Vcpu};
 use crate::memory::faults::{self, Step};
-use crate::memory::sigbus;
+use crate::memory::{RunsVcpu, sigbus};
 
 /// Why a vCPU's thread could not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,7 @@ impl<B: Send + 'static> VcpuThread<B> {
             // until after `armed` is dropped, below.
             let armed = unsafe { kick::arm(vcpu.immediate_exit()) };
             sigbus::watch_vcpu();
+            let _runs = RunsVcpu::here();
             // A kick that came before that found nothing to set.
             if of_thread.kick.load(SeqCst) {
                 vcpu.immediate_exit().store(1, SeqCst);

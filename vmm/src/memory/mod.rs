@@ -14,6 +14,7 @@ pub mod paging;
 pub mod ram;
 pub mod sigbus;
 mod space;
+mod vcpu_threads;
 
 pub use access::{Access, AccessError, Served};
 pub use backing::Backing;
@@ -24,3 +25,4 @@ pub use mapping::{HostMemory, Mapping, PAGE};
 pub use paging::{PageSource, Pager};
 pub use ram::{Backend, HugePage, RamError, RamOptions, RamSizes, RamSource, ThpAdvice};
 pub use space::GuestSpace;
+pub use vcpu_threads::RunsVcpu;

@@ -1,17 +1,22 @@
 //! What a handler's thread does.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::PageSource;
-use super::table::{Fault, Table};
+use super::table::{Noted, Serving, Table};
 use super::uffd::Userfaultfd;
 use crate::memory::PAGE;
 use crate::memory::ram::map_at;
+
+/// How long who waits for a page sleeps on that can neither be had nor made an error.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the handlers share with their [`Pager`](super::Pager).
 pub(super) struct Shared {
@@ -20,36 +25,12 @@ pub(super) struct Shared {
     pub(super) source: Arc<dyn PageSource>,
     /// Readable once the handlers are to end.
     pub(super) stop: File,
+    /// Readable while there may be more in the table than who filled it can serve.
+    pub(super) more: File,
     /// A file of no length: touching a mapping of it is a SIGBUS.
     pub(super) nothing: File,
-    /// Handlers that have a fault, or are about to see whether there is one.
-    pub(super) busy: AtomicUsize,
     pub(super) served: AtomicU64,
     pub(super) failed: AtomicU64,
-}
-
-/// That a handler is at a fault; over when dropped.
-struct Busy<'a>(&'a AtomicUsize);
-
-impl<'a> Busy<'a> {
-    fn new(busy: &'a AtomicUsize) -> Self {
-        busy.fetch_add(1, Ordering::SeqCst);
-        Self(busy)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-fn poll(fd: RawFd) -> libc::pollfd {
-    libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    }
 }
 
 impl Shared {
@@ -57,63 +38,73 @@ impl Shared {
     pub(super) fn run(&self) {
         let mut page = Box::new([0; PAGE as usize]);
         while self.wait() {
-            let _busy = Busy::new(&self.busy);
-            match self.uffd.next_fault() {
-                Ok(Some(addr)) => self.serve(addr, &mut page),
-                // Another handler was faster.
-                Ok(None) => {}
-                Err(error) => {
-                    log::error!("reading page faults: {error}; guest RAM stays incomplete");
-                    return;
+            if let Err(error) = self.gather() {
+                log::error!("reading page faults: {error}; guest RAM stays incomplete");
+                return;
+            }
+            while let Some((serving, more)) = self.table.next() {
+                if more {
+                    self.call();
                 }
+                self.serve(serving, &mut page);
             }
         }
     }
 
-    /// Whether somebody waits for a page, as far as can be told.
-    pub(super) fn is_awaited(&self) -> bool {
-        let mut fds = [poll(self.uffd.as_fd().as_raw_fd())];
-        // SAFETY: a valid descriptor, in an array that outlives the call, which does
-        // not block.
-        unsafe { libc::poll(fds.as_mut_ptr(), 1, 0) };
-        // In this order: a handler is busy before it takes a fault from there.
-        fds[0].revents != 0 || self.busy.load(Ordering::SeqCst) != 0
+    /// Notes every fault that there is.
+    pub(super) fn gather(&self) -> io::Result<()> {
+        while let Some((addr, thread)) = self.uffd.next_fault()? {
+            if self.table.note(addr, thread) == Noted::There {
+                self.wake(addr);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a handler that sleeps look into the table.
+    pub(super) fn call(&self) {
+        // It can fail only when it has been done 2^64 - 1 times.
+        let _ = (&self.more).write_all(&1_u64.to_ne_bytes());
     }
 
     /// Sleeps until there may be a fault. `false`: it is time to stop.
     fn wait(&self) -> bool {
+        let poll = |fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
         let mut fds = [
             poll(self.uffd.as_fd().as_raw_fd()),
             poll(self.stop.as_raw_fd()),
+            poll(self.more.as_raw_fd()),
         ];
-        // SAFETY: two valid descriptors, in an array that outlives the call. An
-        // error, as by a signal, leaves no answer, and is tried again.
+        // SAFETY: valid descriptors, in an array that outlives the call. An error, as
+        // by a signal, leaves no answer, and is tried again.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, -1) };
+        if fds[2].revents != 0 {
+            // Whoever reads it first takes the call, and calls on if there is more.
+            let _ = (&self.more).read(&mut [0; 8]);
+        }
         fds[1].revents == 0
     }
 
-    fn serve(&self, addr: u64, page: &mut [u8; PAGE as usize]) {
-        // Not in the table: the region went, and nobody sleeps there any more.
-        let serving = match self.table.serve(addr) {
-            Fault::Missing(serving) => serving,
-            Fault::There => return self.wake(addr),
-            Fault::Gone => return,
-        };
+    fn serve(&self, serving: Serving<'_>, page: &mut [u8; PAGE as usize]) {
+        let Serving { addr, offset, .. } = serving;
         // Counted before whoever sleeps there wakes, and can look at the counts.
-        let result = self.read(serving.offset, page).and_then(|()| {
+        let result = self.read(offset, page).and_then(|()| {
             self.served.fetch_add(1, Ordering::Relaxed);
             self.put(addr, page).inspect_err(|_| {
                 self.served.fetch_sub(1, Ordering::Relaxed);
             })
         });
-        if result.is_ok() {
-            serving.is_there();
-        }
-        if let Err(error) = result {
-            let offset = serving.offset;
-            log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            self.give_up(addr);
+        match result {
+            Ok(()) => serving.is_there(),
+            Err(error) => {
+                log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.give_up(addr);
+            }
         }
     }
 
@@ -140,7 +131,7 @@ impl Shared {
             match error.raw_os_error() {
                 // The process's mappings are changing.
                 Some(libc::EAGAIN | libc::EINTR) => {}
-                // Another handler has put it there, for another thread's fault.
+                // Prefaulting has put it there, or somebody outside.
                 Some(libc::EEXIST) => return self.uffd.wake(addr),
                 // It was taken out of the userfaultfd a moment ago.
                 Some(libc::ENOENT) => return Ok(()),
@@ -157,9 +148,10 @@ impl Shared {
         // nothing is there that could be lost.
         let replaced = unsafe { map_at(addr, PAGE, flags, self.nothing.as_raw_fd()) };
         if let Err(error) = replaced {
-            log::error!("and it cannot be replaced: {error}");
+            log::error!("and it cannot be replaced: {error}; it is tried again");
+            // Who finds the page still missing asks for it at once.
+            thread::sleep(AGAIN);
         }
-        // In any case: who finds the page still missing asks for it again.
         self.wake(addr);
     }
 }

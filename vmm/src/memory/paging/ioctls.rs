@@ -53,8 +53,12 @@ pub(super) struct Message {
     pub(super) reserved: [u8; 7],
     pub(super) flags: u64,
     pub(super) address: u64,
-    pub(super) thread: u64,
+    pub(super) thread: u32,
+    pub(super) padding: u32,
 }
+
+/// `UFFD_FEATURE_THREAD_ID`: a fault tells whose it is. Linux 4.14.
+pub(super) const THREAD_ID: u64 = 1 << 8;
 
 /// `UFFD_EVENT_PAGEFAULT`.
 pub(super) const PAGE_FAULT: u8 = 0x12;

@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::handler::Shared;
 use super::table::Table;
@@ -47,16 +47,17 @@ impl Pager {
     pub fn new(source: Arc<dyn PageSource>) -> Result<Arc<Self>, PagingError> {
         let uffd = Userfaultfd::open()?;
         // SAFETY: returns a new descriptor or an error.
-        let stop = || owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
-        let stop = faults::check(Step::MakePager).and_then(|()| stop());
+        let event = || owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+        let stop = faults::check(Step::MakePager).and_then(|()| event());
+        let more = faults::check(Step::MakePager).and_then(|()| event());
         let nothing = faults::check(Step::MakePager).and_then(|()| memfd(c"no-page"));
         let shared = Arc::new(Shared {
             uffd,
             table: Table::default(),
             source,
             stop: stop.map_err(PagingError::Handler)?,
+            more: more.map_err(PagingError::Handler)?,
             nothing: nothing.map_err(PagingError::Handler)?,
-            busy: AtomicUsize::new(0),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
@@ -103,23 +104,22 @@ impl Pager {
         self.shared.table.remove(start);
     }
 
-    /// Waits until nobody waits for a page, which they may again when this returns.
-    /// `false`: somebody still does at `deadline`.
-    pub fn wait_until_unawaited(&self, deadline: Instant) -> bool {
-        while self.shared.is_awaited() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            // Rare, and next to reading a page of an image nothing.
-            thread::sleep(left.min(Duration::from_millis(1)));
-        }
-        true
-    }
-
-    #[cfg(test)]
-    pub(super) fn shared_table(&self) -> &Table {
-        &self.shared.table
+    /// Waits for the pages that threads that [run a vCPU](crate::memory::RunsVcpu) are
+    /// asleep for, and for those of `memory`, if given, that are being brought: KVM
+    /// takes no memslot out before the former have come, and `memory` is not unmapped
+    /// before the latter have. Pages that are first touched meanwhile do not count, so
+    /// a guest that goes through an image holds nobody up for longer than the image
+    /// takes. `false`: some page has not come by `deadline`.
+    pub fn wait_for_vcpus(&self, memory: Option<&Mapping>, deadline: Instant) -> bool {
+        // If it fails, the handlers have said so.
+        let _ = self.shared.gather();
+        self.shared.call();
+        let range = memory.map_or(0..0, |memory| {
+            let start = memory.host_addr() as u64;
+            start..start + memory.len()
+        });
+        let table = &self.shared.table;
+        table.wait_served(table.faults(), range, deadline)
     }
 
     /// What it has done.

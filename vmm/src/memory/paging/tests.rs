@@ -4,12 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::table::{Fault, Table};
+use super::table::{Noted, Table};
 use super::uffd::Userfaultfd;
 use super::*;
-use crate::memory::{Mapping, PAGE, sigbus};
+use crate::memory::{Mapping, PAGE, RunsVcpu, sigbus, vcpu_threads};
 
 /// A page source whose bytes name their page, which can be held up, and which has
 /// no page beyond `end`.
@@ -120,56 +120,124 @@ fn many_threads_at_one_page_all_get_it() {
     });
 }
 
+const START: u64 = 1 << 40;
+
 /// Its addresses can become another region's only when no handler is at it.
 #[test]
 fn a_region_goes_when_no_handler_is_at_it() {
-    let source = Numbered::new(false, u64::MAX);
-    let Some(pager) = pager(source.clone()) else {
-        return;
-    };
-    let start = 1 << 40;
-    pager.shared_table().insert(start, 2 * PAGE, 0);
-    let Fault::Missing(serving) = pager.shared_table().serve(start + PAGE) else {
-        panic!("in the table, and nobody is at it");
-    };
-    assert_eq!(serving.offset, PAGE);
+    let table = Table::default();
+    table.insert(START, 2 * PAGE, 0);
+    for page in [PAGE, 0] {
+        assert_eq!(table.note(START + page, 1), Noted::Done);
+    }
+    let (serving, more) = table.next().unwrap();
+    assert_eq!((serving.offset, more), (PAGE, true));
     thread::scope(|scope| {
-        let removal = scope.spawn(|| pager.shared_table().remove(start));
-        while !matches!(pager.shared_table().serve(start), Fault::Gone) {
+        let removal = scope.spawn(|| table.remove(START));
+        // The page that no handler was at goes at once.
+        while table.next().is_some() {
+            table.note(START, 1);
             thread::yield_now();
         }
         thread::sleep(Duration::from_millis(20));
         assert!(!removal.is_finished(), "a handler is at it");
         drop(serving);
     });
-    assert!(matches!(
-        pager.shared_table().serve(start + 2 * PAGE),
-        Fault::Gone
-    ));
+    assert_eq!(table.note(START, 1), Noted::Done);
+    assert!(table.next().is_none());
 }
 
-/// Two threads touch one page, and each fault goes to another handler.
 #[test]
-fn a_page_that_is_there_is_left_alone() {
-    let (table, start) = (Table::default(), 1 << 40);
-    table.insert(start, 100 * PAGE, 0);
-    let at = start + 70 * PAGE;
-    let Fault::Missing(first) = table.serve(at) else {
-        panic!("in the table, and nobody is at it");
-    };
-    thread::scope(|scope| {
-        let second = scope.spawn(|| matches!(table.serve(at), Fault::There));
-        thread::sleep(Duration::from_millis(20));
-        assert!(!second.is_finished(), "another handler is at it");
-        first.is_there();
-        drop(first);
-        assert!(second.join().unwrap());
-    });
-    assert!(matches!(table.serve(at + PAGE), Fault::Missing(_)));
+fn a_page_is_brought_once_for_all_who_touch_it() {
+    let table = Table::default();
+    table.insert(START, 100 * PAGE, 0);
+    let at = START + 70 * PAGE;
+    for thread in [1, 2, 1] {
+        assert_eq!(table.note(at, thread), Noted::Done);
+    }
+    let (serving, more) = table.next().unwrap();
+    assert_eq!((serving.addr, more), (at, false));
+    // A third comes while a handler is at it: that is no other handler's business.
+    assert_eq!(table.note(at, 3), Noted::Done);
+    assert!(table.next().is_none());
+    serving.is_there();
+    assert_eq!(table.note(at, 4), Noted::There);
+    drop(serving);
+    assert_eq!(table.note(at, 4), Noted::There);
+    // One that was not brought is, at the next touch.
+    table.note(at + PAGE, 1);
+    drop(table.next().unwrap());
+    table.note(at + PAGE, 1);
+    assert!(table.next().is_some());
     // Not so in a region that takes its place.
-    table.remove(start);
-    table.insert(start, 100 * PAGE, 0);
-    assert!(matches!(table.serve(at), Fault::Missing(_)));
+    table.remove(START);
+    table.insert(START, 100 * PAGE, 0);
+    table.note(at, 1);
+    assert!(table.next().is_some());
+}
+
+/// Who waits until KVM can go on waits for vCPUs, and for what was there when it began.
+#[test]
+fn waiting_for_pages_is_for_those_of_vcpus_and_of_a_range() {
+    let table = Table::default();
+    table.insert(START, 100 * PAGE, 0);
+    let is_free = |range| table.wait_served(table.faults(), range, Instant::now());
+    assert!(is_free(0..u64::MAX));
+    // A thread that runs none: only where it would be unmapped under the handler.
+    table.note(START, -1);
+    assert!(is_free(0..0) && is_free(START + PAGE..u64::MAX));
+    assert!(!is_free(START..START + PAGE));
+    // One that runs one, and sleeps for the same page, and then for another.
+    let runs = RunsVcpu::here();
+    let here = vcpu_threads::this_thread();
+    table.note(START, here);
+    assert!(!is_free(0..0));
+    // The first comes, and meanwhile the vCPU has touched another, which does not count.
+    let before = table.faults();
+    table.note(START + PAGE, here);
+    let is_served = || table.wait_served(before, 0..0, Instant::now());
+    assert!(!is_served());
+    drop(table.next().unwrap());
+    assert!(is_served());
+    assert!(!is_free(0..0));
+    // It has ended, and its page is nobody's.
+    drop(runs);
+    assert!(is_free(0..0));
+}
+
+/// A page that takes long does not hold up others, however many sleep for it.
+#[test]
+fn sleepers_at_one_page_take_one_handler() {
+    struct OneSlow(Arc<Numbered>);
+    impl PageSource for OneSlow {
+        fn read_page(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
+            match offset {
+                0 => self.0.read_page(offset, page),
+                _ => {
+                    page.fill(9);
+                    Ok(())
+                }
+            }
+        }
+    }
+    let slow = Numbered::new(false, u64::MAX);
+    let Some(pager) = tried(Pager::new(Arc::new(OneSlow(slow.clone())))) else {
+        return;
+    };
+    let mapping = pager.map(0, 8 * PAGE).unwrap();
+    thread::scope(|scope| {
+        let mapping = &mapping;
+        for _ in 0..8 {
+            scope.spawn(move || assert_eq!(byte(mapping, 0), 1));
+        }
+        // All of them sleep, or will: none can have the page.
+        thread::sleep(Duration::from_millis(50));
+        for page in 1..8 {
+            assert_eq!(byte(mapping, page * PAGE), 9);
+        }
+        assert_eq!(slow.reads.load(Ordering::SeqCst), 1);
+        slow.open();
+    });
 }
 
 /// A source that does not do what it should.

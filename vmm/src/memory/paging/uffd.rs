@@ -23,6 +23,7 @@ impl Userfaultfd {
         let uffd = Self::open_by(by_system_call, || by_device(Path::new("/dev/userfaultfd")))?;
         let mut api = Api {
             api: UFFD.into(),
+            features: ioctls::THREAD_ID,
             ..Default::default()
         };
         // SAFETY: reads and fills in the structure, which has the kernel's layout.
@@ -88,22 +89,27 @@ impl Userfaultfd {
         unsafe { self.ioctl(ioctls::UFFDIO_COPY(), &mut copy) }
     }
 
-    /// The address of the next page that somebody sleeps for; `None` if there is
-    /// none, or what there is is no such fault.
-    pub(super) fn next_fault(&self) -> io::Result<Option<u64>> {
+    /// The address of the next page that somebody sleeps for, and the thread that
+    /// does; `None` if there is none.
+    pub(super) fn next_fault(&self) -> io::Result<Option<(u64, i32)>> {
         let mut message = Message::default();
         let (at, len) = ((&raw mut message).cast(), size_of::<Message>());
-        // SAFETY: fills in the message, for which any bytes are valid.
-        let read = unsafe { libc::read(self.fd.as_raw_fd(), at, len) };
-        if read == -1 {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-                _ => Err(error),
-            };
+        loop {
+            // SAFETY: fills in the message, for which any bytes are valid.
+            let read = unsafe { libc::read(self.fd.as_raw_fd(), at, len) };
+            if read as usize == len && message.event == PAGE_FAULT {
+                let page = message.address & !(PAGE - 1);
+                return Ok(Some((page, message.thread as i32)));
+            }
+            if read == -1 {
+                let error = io::Error::last_os_error();
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(None),
+                    io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                }
+            }
         }
-        let is_fault = read as usize == len && message.event == PAGE_FAULT;
-        Ok(is_fault.then_some(message.address & !(PAGE - 1)))
     }
 
     /// # Safety
