@@ -144,7 +144,7 @@ fn in_the_host() -> Outcome {
 
 /// The pool has pages enough, and is not blamed.
 fn huge_pages() -> Result<Completion, Box<dyn Error>> {
-    let _pool = match Pool::grow(3 * BLOCK >> 21) {
+    let _pool = match Pool::grow((3 * BLOCK) >> 21) {
         Ok(pool) => pool,
         Err(reason) => return Ok(Completion::ignored_with(reason)),
     };
