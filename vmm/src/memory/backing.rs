@@ -31,6 +31,17 @@ impl Backing {
         }
     }
 
+    /// The memory, if it is memory.
+    #[inline]
+    pub fn memory(&self) -> Option<&Mapping> {
+        match self {
+            Self::Ram(memory) | Self::Rom(memory) | Self::Lazy(LazyRam { memory, .. }) => {
+                Some(memory)
+            }
+            Self::Mmio(_) => None,
+        }
+    }
+
     /// A word for the kind.
     pub fn kind(&self) -> &'static str {
         match self {
