@@ -11,6 +11,8 @@ mod support;
 mod access;
 #[path = "kvm/backends.rs"]
 mod backends;
+#[path = "kvm/dirty.rs"]
+mod dirty;
 #[path = "kvm/dma.rs"]
 mod dma;
 #[path = "kvm/exits.rs"]
@@ -34,6 +36,7 @@ fn main() {
     let trials = [
         backends::trials(),
         access::trials(),
+        dirty::trials(),
         dma::trials(),
         exits::trials(),
         fragments::trials(),

@@ -28,3 +28,8 @@ pub mod memory;
 pub mod mm;
 #[cfg(feature = "kvm")]
 pub mod trace;
+
+/// The Rust code of the README, as a test.
+#[cfg(all(doctest, feature = "memory"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

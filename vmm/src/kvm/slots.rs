@@ -143,6 +143,11 @@ impl MemSlot {
     pub fn bytes(&self) -> u64 {
         self.len
     }
+    pub(super) fn memory(&self) -> &dyn HostMemory {
+        let memory = self.memory.as_deref();
+        memory.expect("there until the slot is out, which takes it by value")
+    }
+
     /// What the guest may do with it.
     pub fn access(&self) -> SlotAccess {
         self.access

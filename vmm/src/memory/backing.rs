@@ -31,7 +31,8 @@ impl Backing {
         }
     }
 
-    /// The memory, if it is any.
+    /// The memory, if it is memory.
+    #[inline]
     pub fn memory(&self) -> Option<&Mapping> {
         match self {
             Self::Ram(memory) | Self::Rom(memory) | Self::Lazy(LazyRam { memory, .. }) => {

@@ -1,11 +1,13 @@
 //! Host memory that stands behind guest addresses.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use vm_memory::VolatileSlice;
+use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap};
+use vm_memory::{FileOffset, VolatileSlice};
 
 use super::faults::{self, Step};
 use super::paging::Pager;
@@ -39,6 +41,12 @@ pub unsafe trait HostMemory: Send + Sync + 'static {
     fn guest_memfd(&self) -> Option<(BorrowedFd<'_>, u64)> {
         None
     }
+
+    /// The pages that the VMM has written to, if they are tracked: a bit for each page
+    /// of this memory.
+    fn dirty_pages(&self) -> Option<&AtomicBitmap> {
+        None
+    }
 }
 
 /// Memory that this value owns: given back to the host when it is dropped, or by
@@ -51,9 +59,20 @@ pub struct Mapping {
     len: usize,
     /// The part of a file that is mapped, if any.
     part: Option<FilePart>,
+    /// The same, as `vm-memory` calls it.
+    file: Option<FileOffset>,
     /// Who brings its pages, if it does not come whole.
     pager: Option<Arc<Pager>>,
+    /// Whether it is made of huge pages of the host's pool, where that is known.
+    hugetlb: Option<bool>,
+    dirty: DirtyPages,
 }
+
+/// Which pages have been written to, a bit each, if that is tracked.
+pub type DirtyPages = Option<AtomicBitmap>;
+
+/// [`DirtyPages`] from some page on.
+pub type DirtySlice<'a> = BS<'a, DirtyPages>;
 
 // SAFETY: the memory belongs to the process, not to a thread, and is touched
 // through volatile accesses only.
@@ -90,11 +109,20 @@ impl Mapping {
         faults::check(Step::MapMemory)?;
         let addr = map_memory(bytes, align as usize, flags, file)?;
         let len = bytes;
+        let hugetlb = match &part {
+            // Where it lies is the user's choice.
+            Some(part) if part.leaves != Leaves::Hole => None,
+            _ => Some(flags & libc::MAP_HUGETLB != 0),
+        };
+        let file_offset = |part: &FilePart| FileOffset::from_arc(part.file.clone(), part.offset);
         Ok(Self {
             addr,
             len,
+            file: part.as_ref().map(file_offset),
             part,
             pager: None,
+            hugetlb,
+            dirty: None,
         })
     }
 
@@ -104,16 +132,44 @@ impl Mapping {
         self
     }
 
+    /// The same, with a record of the pages that are written to through this value or
+    /// [the `vm-memory` traits](super::vm_memory). What a guest writes is added to it
+    /// by `MemSlot::take_dirty_pages`, of a slot that logs.
+    pub fn with_dirty_pages(mut self) -> Self {
+        const PAGE_SIZE: NonZeroUsize = NonZeroUsize::new(PAGE as usize).expect("not 0");
+        self.dirty = Some(AtomicBitmap::new(self.len, PAGE_SIZE));
+        self
+    }
+
+    /// The pages that have been written to, if they are [tracked](Self::with_dirty_pages).
+    pub fn dirty_pages(&self) -> &DirtyPages {
+        &self.dirty
+    }
+
+    /// The file that is mapped, and where it begins there.
+    pub fn file_offset(&self) -> Option<&FileOffset> {
+        self.file.as_ref()
+    }
+
+    /// Whether it is made of huge pages of the host's pool; `None` of a file that the
+    /// user named.
+    pub fn is_hugetlbfs(&self) -> Option<bool> {
+        self.hugetlb
+    }
+
     /// Where it is, for advice to the host.
     pub(super) fn raw(&self) -> (NonNull<u8>, usize) {
         (self.addr, self.len)
     }
 
     /// The bytes, for volatile access.
-    pub fn as_volatile(&self) -> VolatileSlice<'_> {
+    pub fn as_volatile(&self) -> VolatileSlice<'_, DirtySlice<'_>> {
         // SAFETY: the mapping is `len` bytes long and lives as long as `self`,
         // which the slice borrows.
-        unsafe { VolatileSlice::new(self.addr.as_ptr(), self.len) }
+        unsafe {
+            let dirty = self.dirty.slice_at(0);
+            VolatileSlice::with_bitmap(self.addr.as_ptr(), self.len, dirty, None)
+        }
     }
 
     /// Copies from the memory at `offset` into `data`. Fails with [`sigbus::Fault`] if
@@ -135,7 +191,7 @@ impl Mapping {
     ///
     /// If the bytes do not lie inside the mapping: VMAs and their mappings are
     /// made with one length.
-    fn part(&self, offset: u64, len: usize) -> VolatileSlice<'_> {
+    fn part(&self, offset: u64, len: usize) -> VolatileSlice<'_, DirtySlice<'_>> {
         let offset = usize::try_from(offset).expect("an offset into host memory");
         self.as_volatile()
             .subslice(offset, len)
@@ -172,6 +228,7 @@ impl Mapping {
             }
         });
         // Taken, since nobody drops the fields after `unmap`.
+        (self.file, self.dirty) = (None, None);
         let punched = self.part.take().map_or(Ok(()), |part| match part.leaves {
             Leaves::HoleIfUnmapped if on_purpose => part.punch(self.len),
             Leaves::Hole => part.punch(self.len),
@@ -202,6 +259,10 @@ unsafe impl HostMemory for Mapping {
     fn guest_memfd(&self) -> Option<(BorrowedFd<'_>, u64)> {
         let part = self.part.as_ref().filter(|part| part.is_guest_memfd)?;
         Some((part.file.as_fd(), part.offset))
+    }
+
+    fn dirty_pages(&self) -> Option<&AtomicBitmap> {
+        self.dirty.as_ref()
     }
 }
 

@@ -15,13 +15,14 @@ pub mod ram;
 pub mod sigbus;
 mod space;
 mod vcpu_threads;
+pub mod vm_memory;
 
 pub use access::{Access, AccessError, Served};
 pub use backing::Backing;
 pub use device::{AccessSizes, Device, DeviceError, OtherSizes};
 pub use lazy::{LazyRam, LazySlot, Populated, PutInError};
 pub use limit::LogLimit;
-pub use mapping::{HostMemory, Mapping, PAGE};
+pub use mapping::{DirtyPages, DirtySlice, HostMemory, Mapping, PAGE};
 pub use paging::{PageSource, Pager};
 pub use ram::{Backend, HugePage, RamError, RamOptions, RamSizes, RamSource, ThpAdvice};
 pub use space::GuestSpace;

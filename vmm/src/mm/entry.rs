@@ -100,7 +100,8 @@ impl Entry {
         self.state.store(HOLD, order);
     }
 
-    /// From a hold to one that may leave the thread.
+    /// From a hold, or a walk, to a hold that may leave the thread.
+    #[inline]
     pub(super) fn pin(&self) {
         self.state.store(PIN, Ordering::Release);
     }

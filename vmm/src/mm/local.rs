@@ -105,6 +105,24 @@ impl Drop for Local<'_> {
     }
 }
 
+/// Whether the calling thread is known, at a glance, to have claimed the record. Not
+/// always where it has.
+#[inline(always)]
+pub(super) fn has_claimed(record: &Record) -> bool {
+    #[cfg(not(any(loom, shuttle)))]
+    {
+        // What the cache points to is claimed by this thread, if it is a record of a
+        // space that is there, such as this one's.
+        let (id, known) = CACHE.with(|cache| cache[record.space as usize % CACHED].get());
+        id == record.space && std::ptr::eq(known, record)
+    }
+    #[cfg(any(loom, shuttle))]
+    {
+        let is_it = |claim: &Claim| ptr::eq(claim.record, record);
+        with_claims(|claims| claims.0.borrow().iter().any(is_it)).unwrap_or(false)
+    }
+}
+
 /// The calling thread's record; claims one on the first call.
 #[inline]
 pub(super) fn record(registry: &Arc<Registry>) -> Local<'_> {

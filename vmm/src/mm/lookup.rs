@@ -68,6 +68,10 @@ pub(super) struct Held<'a, T> {
     pub(super) entry: &'a Entry,
 }
 
+/// Pins that are presented to a lookup, and stay until it is over: whether they hold
+/// a member of the write set of the section with this number.
+pub(super) type Evidence<'a> = Option<&'a dyn Fn(u64) -> bool>;
+
 /// What a lookup comes to.
 pub(super) type Outcome<'a, T> = Result<Held<'a, T>, Ended>;
 
@@ -144,7 +148,7 @@ impl<T: Payload> Core<T> {
     /// An entry of the caller's has said since before `seq` was loaded that it walks,
     /// and does so, or holds, as long as the result is in use.
     #[inline(always)]
-    unsafe fn find_between_sections(
+    pub(super) unsafe fn find_between_sections(
         &self,
         record: &Record,
         seq: u64,
@@ -253,29 +257,52 @@ impl<T: Payload> Core<T> {
         }
     }
 
-    /// The waiting lookup. `pinned` is an address that a pin of the caller's
-    /// holds for as long as the call lasts.
+    /// The waiting lookup. `pins` are the caller's for as long as the call lasts.
     #[inline]
     pub(super) fn waiting_lookup<'a>(
         &'a self,
         record: &'a Record,
         addr: u64,
-        pinned: Option<u64>,
+        pins: Evidence<'_>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'a, T>>, LookupError> {
         *path = LookupPath::default();
         self.check_rank(addr);
         let Some(entry) = record.first() else {
-            return self.answer(self.lookup_aside(record, addr, pinned, options, path));
+            return self.answer(self.lookup_aside(record, addr, pins, options, path));
         };
         self.answer(match self.attempt(record, entry, addr) {
             Attempt::Held(held) => Ok(held),
             Attempt::Missing => Err(Ended::Missing),
             Attempt::Locked { entry, slot, seq } => {
-                self.locked(record, (entry, slot, seq), pinned, options, path)
+                self.locked(record, (entry, slot, seq), pins, options, path)
             }
         })
+    }
+
+    /// The waiting lookup of those who want a pin. The hold is still one of this
+    /// thread's, in an entry that no guard begins with.
+    #[inline(always)]
+    pub(super) fn pinning_lookup<'a>(
+        &'a self,
+        record: &'a Record,
+        addr: u64,
+        pins: Evidence<'_>,
+        options: WaitOptions<'_>,
+        path: &mut LookupPath,
+    ) -> Outcome<'a, T> {
+        self.check_rank(addr);
+        if self.strategy.is_aside() {
+            return self.lookup_aside(record, addr, pins, options, path);
+        }
+        match self.attempt(record, record.vacant_beside(), addr) {
+            Attempt::Held(held) => Ok(held),
+            Attempt::Missing => Err(Ended::Missing),
+            Attempt::Locked { entry, slot, seq } => {
+                self.locked(record, (entry, slot, seq), pins, options, path)
+            }
+        }
     }
 
     /// The waiting lookup of those who do not ask how it went.
@@ -310,7 +337,7 @@ impl<T: Payload> Core<T> {
     /// In debug builds, panics if this thread holds a VMA of a space that comes after
     /// this one.
     #[inline(always)]
-    fn check_rank(&self, addr: u64) {
+    pub(super) fn check_rank(&self, addr: u64) {
         if cfg!(debug_assertions)
             && let Some(above) = local::held_above(&self.registry)
         {
@@ -328,7 +355,7 @@ impl<T: Payload> Core<T> {
         &'a self,
         record: &'a Record,
         (entry, slot, seq): (&'a Entry, &'a Slot<T>, u64),
-        pinned: Option<u64>,
+        pins: Evidence<'_>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Outcome<'a, T> {
@@ -342,7 +369,7 @@ impl<T: Payload> Core<T> {
         if matches!(self.strategy, Strategy::Retry | Strategy::Pin) {
             return self.wait_as_posted(record, entry, seq, options, path);
         }
-        if self.holds_member(record, pinned, seq) {
+        if self.holds_member(record, pins, seq) {
             path.nested = true;
             record.counts.nested.add();
             return Ok(self.admit(entry, slot));
@@ -373,21 +400,22 @@ impl<T: Payload> Core<T> {
         Some(outcome)
     }
 
-    /// Whether this thread holds, or its caller's pin does, a member of the write
+    /// Whether this thread holds, or its caller's pins do, a member of the write
     /// set of section `seq`. Then that section's drain is still on, since it waits
     /// for just that hold. Pins in the record do not count: they may be anybody's
     /// by now.
-    fn holds_member(&self, record: &Record, pinned: Option<u64>, seq: u64) -> bool {
-        let held = record.entries().filter_map(|entry| match entry.load() {
+    fn holds_member(&self, record: &Record, pins: Evidence<'_>, seq: u64) -> bool {
+        let mut held = record.entries().filter_map(|entry| match entry.load() {
             (state, addr) if state.is_guard() => Some(addr),
             (State::Pin, addr) if mutant("admit-pins") => Some(addr),
             _ => None,
         });
-        held.chain(pinned).any(|addr| {
+        let holds = held.any(|addr| {
             // SAFETY: the caller's entry says that this thread walks.
             let slot = unsafe { tree::find(self.root(), addr) };
             slot.is_some_and(|slot| slot.is_locked(seq))
-        }) && !mutant("admission")
+        });
+        (holds || pins.is_some_and(|pins| pins(seq))) && !mutant("admission")
     }
 
     /// Holds a locked VMA whose section cannot get past its drain. That drain may
@@ -493,7 +521,7 @@ impl<T: Payload> Core<T> {
     }
 
     /// The first address from `addr` on that is mapped.
-    fn next_mapped(&self, record: &Record, addr: u64) -> Option<u64> {
+    pub(super) fn next_mapped(&self, record: &Record, addr: u64) -> Option<u64> {
         let entry = record.vacant();
         entry.walk_bare();
         // SAFETY: the entry says since before the root is loaded that this thread

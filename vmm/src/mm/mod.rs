@@ -37,7 +37,8 @@
 //!   or for the map lock.
 //! - What outlives the call is a [pin](VmaReadGuard::pin), which may go to another
 //!   thread. The map no longer knows whose it is: look up through it what the same
-//!   writer may want, and open no section that would wait for it.
+//!   writer may want, and open no section that would wait for it. What an operation
+//!   pins as it goes along is a [set of pins](AddressSpace::pin_set).
 //! - In the destructor of a thread-local, hold one VMA at a time and open no section
 //!   meanwhile: the map may already have forgotten the thread, and does not know it
 //!   for the holder.
@@ -103,6 +104,7 @@
 #[cfg(test)]
 mod audit;
 mod bell;
+mod beside;
 mod core;
 mod drain;
 mod edit;
@@ -115,6 +117,7 @@ mod gate;
 mod grace;
 mod guard;
 mod kill;
+mod lease;
 mod local;
 mod lookup;
 #[cfg(all(test, loom))]
@@ -126,6 +129,8 @@ mod next;
 mod node;
 mod options;
 mod pin;
+mod pin_set;
+mod pin_table;
 mod plan;
 mod range;
 mod reader;
@@ -156,6 +161,7 @@ pub use lookup::{LookupPath, WaitOptions, Waited};
 pub use mapguard::MmapReadGuard;
 pub use options::{LockOptions, OnSlow, SpaceOptions};
 pub use pin::VmaPin;
+pub use pin_set::PinSet;
 pub use range::AddrRange;
 pub use reader::Reader;
 pub use report::{DrainReport, HoldKind, Holder};

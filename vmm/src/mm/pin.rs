@@ -73,9 +73,10 @@ impl<T: Payload> VmaPin<T> {
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
         let record = local::record(&self.core.registry);
-        let pinned = Some(self.entry().addr());
+        // SAFETY: held until the drop.
+        let holds_member = |seq| unsafe { &*self.slot }.is_locked(seq);
         self.core
-            .waiting_lookup(record.get(), addr, pinned, options, path)
+            .waiting_lookup(record.get(), addr, Some(&holds_member), options, path)
     }
 }
 

@@ -3,7 +3,9 @@
 use std::ptr;
 
 use super::MmStats;
+use super::beside::Beside;
 use super::entry::Entry;
+use super::lease::Leases;
 use super::recent::Recent;
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use super::sync::{Life, MODEL, Mutex, lock, mutant, thread, unless};
@@ -27,6 +29,10 @@ pub(super) struct Record {
     spill: AtomicPtr<Spill>,
     pub(super) counts: Counts,
     pub(super) recent: Recent,
+    beside: Beside,
+    pub(super) leases: Leases,
+    /// The registry's number.
+    pub(super) space: u64,
     cold: Cold,
 }
 
@@ -49,7 +55,7 @@ struct Cold {
 
 /// A piece of the spill list. Never freed before the record.
 #[derive(Debug)]
-struct Spill {
+pub(super) struct Spill {
     life: Life,
     entries: [Entry; ENTRIES],
     next: AtomicPtr<Spill>,
@@ -81,8 +87,8 @@ impl Count {
 }
 
 impl Record {
-    /// A record that the calling thread has claimed once.
-    pub(super) fn new() -> Box<Self> {
+    /// A record of that space, which the calling thread has claimed once.
+    pub(super) fn new(space: u64) -> Box<Self> {
         let zero = || Count(AtomicU64::new(0));
         Box::new(Self {
             entries: std::array::from_fn(|_| Entry::new()),
@@ -95,6 +101,9 @@ impl Record {
                 nested: zero(),
             },
             recent: Recent::new(),
+            beside: Beside::new(),
+            leases: Leases::new(),
+            space,
             cold: Cold {
                 claimed: AtomicBool::new(true),
                 life: Life::begin(),
@@ -134,6 +143,12 @@ impl Record {
         if let Some(entry) = self.entries().find(|entry| entry.is_empty()) {
             return entry;
         }
+        // SAFETY: just made, and freed by the record's drop only.
+        unsafe { &(*self.grow()).entries[0] }
+    }
+
+    /// Adds a piece to the spill list. Called by the owner only.
+    fn grow(&self) -> *const Spill {
         let first = self.spill.load(Ordering::Relaxed);
         let piece = Box::into_raw(Box::new(Spill {
             life: Life::begin(),
@@ -144,8 +159,64 @@ impl Record {
         // must see the entry sees the piece.
         let order = unless("spill-release", Ordering::Release);
         self.spill.store(piece, order);
-        // SAFETY: just allocated, and freed by the record's drop only.
-        unsafe { &(*piece).entries[0] }
+        piece
+    }
+
+    /// An empty entry that is not the first, for a pin; otherwise as
+    /// [`vacant`](Self::vacant). The time does not depend on how many are in use.
+    #[inline(always)]
+    pub(super) fn vacant_beside(&self) -> &Entry {
+        // SAFETY: null or an entry of this record, which lives as long as it.
+        match unsafe { self.beside.last.get().as_ref() } {
+            Some(entry) if entry.is_empty() => entry,
+            _ => self.next_beside(),
+        }
+    }
+
+    /// Goes round all entries once, from where the last search has ended.
+    #[cold]
+    fn next_beside(&self) -> &Entry {
+        let beside = &self.beside;
+        let (mut piece, mut index) = (beside.piece.get(), beside.index.get() + 1);
+        let (mut wrapped, mut pieces) = (false, 0);
+        loop {
+            // The record itself comes first, then the list from its head on.
+            // SAFETY: null or a piece of the list, which lives as long as the record.
+            let (entries, next) = match unsafe { piece.as_ref() } {
+                Some(piece) => (&piece.entries, &piece.next),
+                None => (&self.entries, &self.spill),
+            };
+            for (i, entry) in entries.iter().enumerate().skip(index) {
+                if entry.is_empty() {
+                    beside.piece.set(piece);
+                    beside.index.set(i);
+                    beside.last.set(entry);
+                    return entry;
+                }
+            }
+            let next = next.load(Ordering::Relaxed);
+            (piece, index) = (next, 0);
+            if next.is_null() {
+                if wrapped {
+                    break;
+                }
+                // Round again, past the entry that lookups begin with.
+                (wrapped, index) = (true, 1);
+            }
+            pieces += usize::from(wrapped);
+        }
+        // None in all of them: as many again, so that this is not gone through for
+        // each few that come.
+        let mut last = ptr::null();
+        for _ in 0..pieces.max(1) {
+            last = self.grow();
+        }
+        // SAFETY: just made, as above.
+        let entry = unsafe { &(*last).entries[0] };
+        beside.piece.set(last);
+        beside.index.set(0);
+        beside.last.set(entry);
+        entry
     }
 
     /// All entries, in use or not.

@@ -3,6 +3,7 @@
 use std::ptr;
 
 use super::MmStats;
+use super::lease::Orphans;
 use super::record::Record;
 use super::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use super::sync::unless;
@@ -23,6 +24,7 @@ pub(super) struct Registry {
     pub(super) rank: Option<u32>,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
+    pub(super) orphans: Orphans,
     /// Whether lookups keep their holds elsewhere than in records.
     aside: bool,
 }
@@ -37,6 +39,7 @@ impl Registry {
             rank,
             head: AtomicPtr::new(ptr::null_mut()),
             closed: AtomicBool::new(false),
+            orphans: Orphans::new(),
             aside,
         }
     }
@@ -47,7 +50,7 @@ impl Registry {
         if let Some(record) = self.records().find(|record| record.claim()) {
             return record;
         }
-        let record = Record::new();
+        let record = Record::new(self.id);
         if self.aside {
             record.reserve_first();
         }

@@ -195,6 +195,12 @@ impl<T: Payload> AddressSpace<T> {
     }
 }
 
+impl<T: Payload> Drop for AddressSpace<T> {
+    fn drop(&mut self) {
+        self.core.clone().give_up();
+    }
+}
+
 impl<T: Payload> fmt::Debug for AddressSpace<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AddressSpace")

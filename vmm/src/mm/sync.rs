@@ -79,6 +79,13 @@ pub(crate) fn publish(word: &AtomicU64, value: u64) {
     }
 }
 
+/// Sleeps. Not in a model, where no time passes.
+pub(crate) fn pause(time: Duration) {
+    if !MODEL {
+        std::thread::sleep(time);
+    }
+}
+
 /// A full fence.
 pub(crate) fn full_fence() {
     atomic::fence(Ordering::SeqCst);

@@ -14,6 +14,7 @@
 
 mod nest;
 mod pair;
+mod pin_sets;
 mod pins;
 mod strategies;
 mod wait;

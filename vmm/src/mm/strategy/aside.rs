@@ -19,7 +19,7 @@
 
 use super::super::core::Core;
 use super::super::entry::Entry;
-use super::super::lookup::{Attempt, Ended, Held, LookupPath, Outcome, WaitOptions};
+use super::super::lookup::{Attempt, Ended, Evidence, Held, LookupPath, Outcome, WaitOptions};
 use super::super::record::Record;
 use super::super::slot::Slot;
 use super::super::sync::atomic::Ordering;
@@ -55,7 +55,7 @@ impl<T: Payload> Core<T> {
         &'a self,
         record: &'a Record,
         addr: u64,
-        pinned: Option<u64>,
+        pins: Evidence<'_>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Outcome<'a, T> {
@@ -70,7 +70,7 @@ impl<T: Payload> Core<T> {
             Attempt::Held(held) => Ok(self.keep(held)),
             Attempt::Missing => Err(Ended::Missing),
             Attempt::Locked { entry, slot, seq } => {
-                self.locked(record, (entry, slot, seq), pinned, options, path)
+                self.locked(record, (entry, slot, seq), pins, options, path)
             }
         }
     }

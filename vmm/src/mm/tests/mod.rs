@@ -7,6 +7,7 @@ mod matrix;
 mod merge;
 mod oracle;
 mod parked;
+mod pin_sets;
 mod readers;
 mod regressions;
 mod storm;

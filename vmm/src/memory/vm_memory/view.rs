@@ -1,0 +1,93 @@
+//! What a handle sees: all memory, whatever may be done with it.
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+
+use crate::memory::Backing;
+use crate::mm::{AddrRange, PinSet, VmFlags, Vma, VmaInfo};
+
+/// The memory of a guest, region by region, as it is whenever it is looked at.
+///
+/// What [`find_region`](GuestMemoryBackend::find_region), `iter`, `get_slice` or an
+/// access comes by is pinned until the view is dropped, and nothing else is. It takes
+/// ROM for memory like any other: that is where loaders write it. A device's view is
+/// [`DmaView`](super::DmaView).
+#[derive(Debug)]
+pub struct RamView {
+    pins: PinSet<Backing>,
+}
+
+impl RamView {
+    #[inline]
+    pub(super) fn new(pins: PinSet<Backing>) -> Self {
+        Self { pins }
+    }
+
+    /// The regions that are pinned, and so cannot be removed: how many there are.
+    pub fn pinned(&self) -> usize {
+        self.pins.len()
+    }
+
+    /// What memory there is at this moment. A device has the IO flag.
+    fn infos(&self) -> impl Iterator<Item = VmaInfo> {
+        let all = AddrRange::inclusive(0, u64::MAX).expect("not empty");
+        let all = self.pins.vmas(all).into_iter();
+        all.filter(|info| !info.flags.contains(VmFlags::IO))
+    }
+
+    #[inline(always)]
+    pub(super) fn find(&self, addr: u64) -> Option<&Vma<Backing>> {
+        // The one error is that this very thread is changing the region: it is not
+        // there for it.
+        self.pins.lock_vma_if(addr, is_memory).ok().flatten()
+    }
+}
+
+#[inline(always)]
+fn is_memory(vma: &Vma<Backing>) -> bool {
+    vma.payload().memory().is_some()
+}
+
+impl Clone for RamView {
+    /// A view of the same memory, which has pinned nothing yet.
+    #[inline]
+    fn clone(&self) -> Self {
+        Self::new(self.pins.another())
+    }
+}
+
+impl GuestMemoryBackend for RamView {
+    type R = Vma<Backing>;
+
+    // Apart, and with a result that fits a register: so the iterator over slices, which
+    // is `vm-memory`'s, remains small enough to be inlined where it is used.
+    #[inline(never)]
+    fn find_region(&self, addr: GuestAddress) -> Option<&Self::R> {
+        self.find(addr.0)
+    }
+
+    #[inline(always)]
+    fn to_region_addr(&self, addr: GuestAddress) -> Option<(&Self::R, MemoryRegionAddress)> {
+        let region = self.find_region(addr)?;
+        Some((region, MemoryRegionAddress(addr.0 - region.start_addr().0)))
+    }
+
+    /// Pins nothing.
+    fn num_regions(&self) -> usize {
+        self.infos().count()
+    }
+
+    /// Pins nothing.
+    fn last_addr(&self) -> GuestAddress {
+        GuestAddress(self.infos().last().map_or(0, |info| info.range.last()))
+    }
+
+    /// Each in the map that is in force when it is its turn.
+    fn iter(&self) -> impl Iterator<Item = &Self::R> {
+        let mut from = Some(0);
+        std::iter::from_fn(move || {
+            let vma = self.pins.lock_next_vma_if(from?, is_memory).ok()??;
+            from = vma.range().end();
+            Some(vma)
+        })
+    }
+}

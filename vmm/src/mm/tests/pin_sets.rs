@@ -1,0 +1,149 @@
+//! Sets of pins: what they hold, and what they leave.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::{HoldKind, Strategy, WriteError};
+use super::{RAM, Space, Tag, at, page, range, space_with};
+
+/// Of every strategy: what a set has pinned it finds again and again, and a writer waits
+/// for it, and for nothing else.
+#[test]
+fn a_set_holds_what_it_has_come_by() {
+    for strategy in Strategy::ALL {
+        let mm = Space::with_strategy("test", range(0, 1 << 40), strategy);
+        for number in 0..40 {
+            mm.map(page(number), RAM, 0, Tag(number)).unwrap();
+        }
+        let set = mm.pin_set();
+        for number in (0..20).chain(0..20) {
+            let vma = set
+                .lock_vma_under_rcu_wait(at(number) + 5)
+                .unwrap()
+                .unwrap();
+            assert_eq!(vma.payload(), &Tag(number), "{strategy:?}");
+        }
+        assert_eq!(set.len(), 20, "{strategy:?}");
+        assert!(set.lock_vma_under_rcu_wait(at(99)).unwrap().is_none());
+        mm.unmap(page(20), None).unwrap();
+        for held in [0, 1, 2, 19] {
+            let soon = Some(Instant::now() + Duration::from_millis(2));
+            let WriteError::TimedOut { report } = mm.unmap(page(held), soon).unwrap_err() else {
+                panic!("{strategy:?}");
+            };
+            assert_eq!(report.holders.len(), 1, "{strategy:?}: {report}");
+            assert_eq!(report.holders[0].kind, HoldKind::Pin);
+        }
+        // A guard beside it, which is none of its business.
+        drop(mm.lock_vma_under_rcu_wait(at(0)).unwrap());
+        drop(set);
+        for gone in 0..20 {
+            let gone = mm.unmap(page(gone), None).unwrap();
+            assert!(
+                gone.drain.holders.is_empty(),
+                "{strategy:?}: {}",
+                gone.drain
+            );
+        }
+    }
+}
+
+/// What is not wanted is not pinned: neither where it was asked for, nor passed over.
+#[test]
+fn what_is_not_wanted_is_not_held() {
+    let mm = space_with([1, 2, 4, 7]);
+    let set = mm.pin_set();
+    let even = |vma: &super::super::Vma<Tag>| vma.payload().0.is_multiple_of(2);
+    assert!(set.lock_vma_if(at(1), even).unwrap().is_none());
+    assert!(set.is_empty());
+    let mut from = Some(0);
+    let mut found = Vec::new();
+    while let Some(vma) = from.and_then(|from| set.lock_next_vma_if(from, even).unwrap()) {
+        found.push(vma.payload().0);
+        from = vma.range().end();
+    }
+    assert_eq!((found, set.len()), (vec![2, 4], 2));
+    // Found again where they are.
+    assert_eq!(
+        set.lock_next_vma_if(at(2), even)
+            .unwrap()
+            .unwrap()
+            .payload(),
+        &Tag(2)
+    );
+    assert!(set.lock_vma_if(at(2), |_| false).unwrap().is_none());
+    assert_eq!(set.len(), 2);
+    for odd in [1, 7] {
+        assert!(mm.unmap(page(odd), None).unwrap().drain.holders.is_empty());
+    }
+}
+
+/// One who panics when asked leaves no mark behind.
+#[test]
+fn a_panic_of_who_is_asked_leaves_nothing() {
+    let mm = space_with([1]);
+    let set = mm.pin_set();
+    for _ in 0..2 {
+        let asked = || {
+            set.lock_vma_if(at(1), |_| panic!("asked"))
+                .map(|vma| vma.is_some())
+        };
+        assert!(catch_unwind(AssertUnwindSafe(asked)).is_err());
+    }
+    assert!(set.is_empty());
+    let next = || {
+        set.lock_next_vma_if(0, |_| panic!("asked"))
+            .map(|vma| vma.is_some())
+    };
+    assert!(catch_unwind(AssertUnwindSafe(next)).is_err());
+    assert!(mm.unmap(page(1), None).unwrap().drain.holders.is_empty());
+}
+
+/// A record's entries are used again: a thousand sets of a hundred pins, and one that
+/// stays, take no more room than the largest two need.
+#[test]
+fn entries_are_used_again() {
+    let mm = space_with(0..100);
+    let kept = mm.pin_set();
+    kept.lock_vma_under_rcu_wait(at(50)).unwrap();
+    for _ in 0..1000 {
+        let set = mm.pin_set();
+        for number in 0..100 {
+            assert!(set.lock_vma_under_rcu_wait(at(number)).unwrap().is_some());
+        }
+    }
+    let entries: usize = mm
+        .core
+        .registry
+        .records()
+        .map(|r| r.entries().count())
+        .sum();
+    assert!(entries <= 512, "{entries}");
+    assert_eq!(kept.len(), 1);
+}
+
+/// The space goes with the last set, wherever that is dropped.
+#[test]
+fn the_space_goes_with_the_last_set() {
+    let told = Arc::new(());
+    #[derive(Clone)]
+    struct Told(#[allow(dead_code, reason = "counted")] Arc<()>);
+    impl super::super::Payload for Told {}
+    for elsewhere in [false, true] {
+        let mm = super::super::AddressSpace::new("test", range(0, 1 << 20));
+        mm.map(page(1), RAM, 0, Told(told.clone())).unwrap();
+        let first = mm.pin_set();
+        first.lock_vma_under_rcu_wait(at(1)).unwrap().unwrap();
+        let second = first.another();
+        drop(mm);
+        drop(first);
+        assert_eq!(Arc::strong_count(&told), 2);
+        second.lock_vma_under_rcu_wait(at(1)).unwrap().unwrap();
+        match elsewhere {
+            true => std::thread::spawn(move || drop(second)).join().unwrap(),
+            false => drop(second),
+        }
+        assert_eq!(Arc::strong_count(&told), 1);
+    }
+}

@@ -1,0 +1,40 @@
+//! Guest memory through the `vm-memory` traits: the same as with that crate's own
+//! types, but for what is better.
+
+#[path = "vm_memory/conformance.rs"]
+mod conformance;
+#[path = "vm_memory/crates.rs"]
+mod crates;
+#[path = "vm_memory/differences.rs"]
+mod differences;
+#[path = "vm_memory/dirty.rs"]
+mod dirty;
+#[path = "vm_memory/lazy.rs"]
+mod lazy;
+#[path = "vm_memory/parked.rs"]
+mod parked;
+#[path = "vm_memory/pins.rs"]
+mod pins;
+
+use std::sync::Arc;
+
+use gracefault::memory::vm_memory::GuestRam;
+use gracefault::memory::{GuestSpace, Mapping};
+use gracefault::mm::AddrRange;
+use vm_memory::GuestAddress;
+
+const PAGE: u64 = 0x1000;
+
+/// Memory with these regions, each a base and a size.
+fn ram(regions: &[(u64, u64)]) -> GuestRam {
+    let all = AddrRange::inclusive(0, u64::MAX).unwrap();
+    let ram = GuestRam::new(Arc::new(GuestSpace::physical(all)));
+    for &(base, size) in regions {
+        ram.insert_region(GuestAddress(base), memory(size)).unwrap();
+    }
+    ram
+}
+
+fn memory(size: u64) -> Arc<Mapping> {
+    Arc::new(Mapping::anonymous(size).unwrap())
+}

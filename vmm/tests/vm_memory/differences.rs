@@ -1,0 +1,166 @@
+//! Where ours does not do what `GuestMemoryAtomic<GuestMemoryMmap>` does: the whole list.
+//! Each test shows both. (And neighbouring memory is one region where it is one mapping;
+//! and a handle's regions come with a bitmap, of `Option` type, that may be `None`.)
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use gracefault::memory::vm_memory::RegionError;
+use gracefault::mm::WriteError;
+use vm_memory::{
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryBackend,
+    GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, Permissions,
+};
+
+use super::{PAGE, memory, ram};
+
+fn theirs(regions: &[(u64, u64)]) -> GuestMemoryAtomic<GuestMemoryMmap> {
+    let ranges: Vec<_> = regions
+        .iter()
+        .map(|&(base, size)| (GuestAddress(base), size as usize))
+        .collect();
+    GuestMemoryAtomic::new(GuestMemoryMmap::from_ranges(&ranges).unwrap())
+}
+
+fn reads(memory: &impl GuestMemory, addr: u64) -> bool {
+    memory.read_obj::<u64>(GuestAddress(addr)).is_ok()
+}
+
+/// 1. A region removed is unreadable, through every handle, when the removal returns.
+#[test]
+fn a_removed_region_is_unreadable_through_every_handle() {
+    let two = [(0, PAGE), (PAGE, PAGE)];
+    let atomic = theirs(&two);
+    let old = atomic.memory();
+    let (without, _) = atomic
+        .memory()
+        .remove_region(GuestAddress(PAGE), PAGE)
+        .unwrap();
+    atomic.lock().unwrap().replace(without);
+    assert!(reads(&*old, PAGE), "theirs: still");
+
+    let ours = ram(&two);
+    let (kept, dma) = (ours.memory(), ours.dma().memory());
+    assert!(reads(&*kept, 0) && reads(&*dma, 0));
+    let gone = ours.remove_region(GuestAddress(PAGE), PAGE, None).unwrap();
+    assert!(!reads(&*kept, PAGE) && !reads(&*dma, PAGE));
+    assert!(!reads(&*ours.clone().memory(), PAGE));
+    assert_eq!(Arc::strong_count(&gone.memory), 1, "nobody else has it");
+}
+
+/// 2. A handle sees what has been added since it was made.
+#[test]
+fn a_handle_sees_what_was_added_since() {
+    let atomic = theirs(&[(0, PAGE)]);
+    let old = atomic.memory();
+    let region = GuestRegionMmap::from_range(GuestAddress(PAGE), PAGE as usize, None).unwrap();
+    let with = atomic.memory().insert_region(Arc::new(region)).unwrap();
+    atomic.lock().unwrap().replace(with);
+    assert!(!reads(&*old, PAGE), "theirs: not");
+
+    let ours = ram(&[(0, PAGE)]);
+    let old = ours.memory();
+    ours.insert_region(GuestAddress(PAGE), memory(PAGE))
+        .unwrap();
+    assert!(reads(&*old, PAGE));
+}
+
+/// 3. Who adds regions loses none that others add at the same time.
+#[test]
+fn two_threads_add_400_regions() {
+    const EACH: u64 = 200;
+    let ours = ram(&[]);
+    thread::scope(|s| {
+        for half in 0..2 {
+            let ours = ours.clone();
+            s.spawn(move || {
+                for i in 0..EACH {
+                    let base = GuestAddress((2 * i + half) * PAGE);
+                    ours.insert_region(base, memory(PAGE)).unwrap();
+                }
+            });
+        }
+    });
+    let memory = ours.memory();
+    assert_eq!(memory.num_regions(), 400);
+    assert!((0..400).all(|i| reads(&*memory, i * PAGE)));
+
+    // Theirs, in the order that loses one: both look, then both replace.
+    let atomic = theirs(&[(0, PAGE)]);
+    let [first, second] = [1, 2].map(|i| {
+        let base = GuestAddress(i * PAGE);
+        let region = GuestRegionMmap::from_range(base, PAGE as usize, None).unwrap();
+        atomic.memory().insert_region(Arc::new(region)).unwrap()
+    });
+    atomic.lock().unwrap().replace(first);
+    atomic.lock().unwrap().replace(second);
+    assert_eq!(atomic.memory().num_regions(), 2, "of 3");
+}
+
+/// 4. A device cannot write what the guest cannot: ROM. A loader can.
+#[test]
+fn rom_is_written_by_loaders_only() {
+    let ours = ram(&[(0, PAGE)]);
+    let rom = GuestAddress(PAGE);
+    ours.insert_rom(rom, memory(PAGE)).unwrap();
+    let (loader, dma) = (ours.memory(), ours.dma());
+    loader.write_obj(7_u64, rom).unwrap();
+    let device = dma.memory();
+    assert_eq!(device.read_obj::<u64>(rom).unwrap(), 7);
+    assert!(device.check_range(rom, 8, Permissions::Read));
+    assert!(!device.check_range(rom, 8, Permissions::Write));
+    assert!(!device.check_range(rom, 8, Permissions::ReadWrite));
+    let refused = |error: GuestMemoryError| match error {
+        GuestMemoryError::IOError(error) => error.kind(),
+        error => panic!("{error}"),
+    };
+    let denied = io::ErrorKind::PermissionDenied;
+    assert_eq!(refused(device.write_obj(8_u64, rom).unwrap_err()), denied);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    assert_eq!(
+        refused(device.store(8_u64, rom, order).unwrap_err()),
+        denied
+    );
+    let read = device.read_volatile_from(rom, &mut &[1_u8; 8][..], 8);
+    assert_eq!(refused(read.unwrap_err()), denied);
+    // What lies before it is written, as before a hole.
+    assert_eq!(device.write(&[1; 8], GuestAddress(PAGE - 4)).unwrap(), 4);
+    assert_eq!(device.read_obj::<u64>(rom).unwrap(), 7);
+}
+
+/// 5. What is no region, or in the way, is refused with the reason.
+#[test]
+fn what_cannot_be_is_refused() {
+    let ours = ram(&[(0, PAGE), (4 * PAGE, 2 * PAGE)]);
+    let insert = |base| ours.insert_region(GuestAddress(base), memory(2 * PAGE));
+    assert!(matches!(
+        insert(PAGE + 1),
+        Err(RegionError::Unaligned { base: 0x1001 })
+    ));
+    assert!(matches!(
+        insert(u64::MAX - PAGE + 1),
+        Err(RegionError::NoRange { .. })
+    ));
+    assert!(matches!(
+        insert(u64::MAX - 2 * PAGE + 1),
+        Err(RegionError::NoRange { .. })
+    ));
+    let overlaps = |e| matches!(e, Err(RegionError::Write(WriteError::Overlaps { .. })));
+    assert!(overlaps(insert(3 * PAGE)) && overlaps(insert(5 * PAGE)) && overlaps(insert(0)));
+    for (base, size) in [
+        (PAGE, PAGE),
+        (4 * PAGE, PAGE),
+        (5 * PAGE, PAGE),
+        (0, 2 * PAGE),
+    ] {
+        let gone = ours.remove_region(GuestAddress(base), size, None);
+        assert!(
+            matches!(gone, Err(RegionError::NotARegion { .. })),
+            "{base:#x}"
+        );
+    }
+    assert_eq!(ours.memory().num_regions(), 2);
+    let sizes: Vec<_> = ours.memory().iter().map(GuestMemoryRegion::len).collect();
+    assert_eq!(sizes, [PAGE, 2 * PAGE]);
+}
