@@ -184,7 +184,10 @@ impl Mapping {
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), sigbus::Fault> {
         let part = self.part(offset, data.len());
         // SAFETY: as in `read`.
-        unsafe { sigbus::write(part.ptr_guard_mut().as_ptr(), data) }
+        let written = unsafe { sigbus::write(part.ptr_guard_mut().as_ptr(), data) };
+        // Also where it was ended: some of it may be there.
+        part.bitmap().mark_dirty(0, data.len());
+        written
     }
 
     /// # Panics
