@@ -118,7 +118,9 @@ impl Registry {
 impl<T: Payload> Core<T> {
     /// Gives a count of the core up: now, or when the last lease ends.
     pub(super) fn give_up(self: Arc<Self>) {
-        if self.registry.is_unleased() {
+        // All that the space itself has begun is seen by who drops it.
+        let begun = |record: &Record| record.leases.begun.load(Ordering::Relaxed);
+        if self.registry.records().all(|record| begun(record) == 0) || self.registry.is_unleased() {
             return;
         }
         let registry = self.registry.clone();
