@@ -23,8 +23,9 @@ pub(super) struct Registry {
     pub(super) rank: Option<u32>,
     head: AtomicPtr<Record>,
     closed: AtomicBool,
-    /// Whether lookups keep their holds elsewhere than in records.
-    aside: bool,
+    /// Whether lookups are to leave the usual way: since they keep their holds
+    /// elsewhere than in records, or linger at [windows](super::window).
+    pub(super) aside: bool,
 }
 
 impl Registry {
