@@ -150,6 +150,7 @@ impl RunArgs {
             timeout,
             churn: !self.no_churn,
             seed: self.seed,
+            space: Default::default(),
             sabotage: self.sabotage.map(|sabotage| match sabotage {
                 SabotageName::FlipByte => Sabotage::FlipByte,
                 SabotageName::MmioValue => Sabotage::MmioValue,
