@@ -31,9 +31,6 @@ pub struct Break {
     pub mix: Option<Mix>,
     /// Regions, if not as the preset says.
     pub regions: Option<u32>,
-    /// Whether threads linger. What a fence is for happens in nanoseconds, and only
-    /// where they do not.
-    pub delays: bool,
     /// Whether it takes a guest.
     pub needs_kvm: bool,
 }
@@ -46,7 +43,6 @@ const fn mutant(name: &'static str, preset: Preset) -> Break {
         strategy: Strategy::Native,
         mix: None,
         regions: None,
-        delays: true,
         needs_kvm: false,
     }
 }
@@ -62,13 +58,6 @@ const fn wrong(name: &'static str, preset: Preset) -> Break {
     Break {
         is_mutant: false,
         ..mutant(name, preset)
-    }
-}
-
-const fn fence(name: &'static str) -> Break {
-    Break {
-        delays: false,
-        ..mutant(name, Preset::SameVma)
     }
 }
 
@@ -92,9 +81,9 @@ const fn merging(name: &'static str) -> Break {
 
 /// All of them.
 pub const BREAKS: &[Break] = &[
-    fence("reader-fence"),
+    mutant("reader-fence", Preset::SameVma),
     mutant("seq-early", Preset::Churn),
-    fence("writer-fence"),
+    mutant("writer-fence", Preset::SameVma),
     mutant("drain", Preset::Smoke),
     mutant("reuse-held", Preset::Smoke),
     mutant("lock-check", Preset::Smoke),
@@ -151,7 +140,6 @@ impl Break {
     pub fn choose(&'static self, config: &mut StressConfig) {
         config.broken = Some(self);
         config.strategy = self.strategy;
-        config.delays &= self.delays;
         config.mix = self.mix.unwrap_or(config.mix);
         config.regions = self.regions.unwrap_or(config.regions);
         config.writers = match config.preset {

@@ -4,6 +4,7 @@
 //! a thread does there grows from the seed it was given and from nothing else.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -88,8 +89,34 @@ fn at(window: Window) {
         _ => RARE,
     };
     let draw = (state >> 32) as u32;
+    if before_a_fence(window) && draw & 0xf000 == 0 {
+        fill_store_buffer(draw);
+    }
     if draw & (one_in - 1) == 0 {
         linger(window, draw / one_in);
+    }
+}
+
+/// Whether what comes next is a store that a fence has to make visible.
+fn before_a_fence(window: Window) -> bool {
+    use Window::{Ended, Entering, Marking, Planned, Trying};
+    matches!(window, Entering | Planned | Marking | Trying | Ended)
+}
+
+/// Stores to memory that is in no cache, so that the next store waits behind them: that
+/// is when it matters whether a fence waits for it. Costs the thread itself next to
+/// nothing.
+fn fill_store_buffer(draw: u32) {
+    const LINES: usize = 1 << 18;
+    #[repr(align(64))]
+    struct Line(AtomicU64);
+    static COLD: OnceLock<Box<[Line]>> = OnceLock::new();
+    let cold = COLD.get_or_init(|| (0..LINES).map(|_| Line(AtomicU64::new(0))).collect());
+    for i in 0..4 {
+        let at = draw.wrapping_mul(0x9e37_79b1).wrapping_add(i << 20) as usize;
+        cold[(at >> 8) % LINES]
+            .0
+            .store(draw.into(), Ordering::Relaxed);
     }
 }
 

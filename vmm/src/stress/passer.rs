@@ -56,6 +56,8 @@ pub(super) fn receive(world: &World, pins: &Receiver<Sent>, heart: &AtomicU64) {
         let last = match copy {
             Some(copy) => {
                 drop(pin);
+                // Time for a writer that has overlooked it.
+                linger::spin(Duration::from_micros(random.u64(0..40)));
                 copy
             }
             None => pin,

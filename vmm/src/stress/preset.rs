@@ -99,7 +99,7 @@ impl Preset {
             (Self::Huge, false) => 1_000_000,
             (Self::Huge, true) => 32_000,
             (Self::SameVma | Self::Starve, false) => 1,
-            (Self::Churn | Self::Nested | Self::Boundary, false) => 8,
+            (Self::Churn | Self::Nested | Self::Boundary | Self::Pins, false) => 8,
             (_, false) => 64,
             (_, true) => 64,
         }

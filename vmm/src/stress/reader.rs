@@ -332,7 +332,9 @@ impl Reader {
                 }
                 false => {
                     self.release(world, outer, seen)?;
-                    self.keep();
+                    if self.random.u8(..) < 32 {
+                        linger::spin(Duration::from_nanos(self.random.u64(0..20_000)));
+                    }
                     self.release(world, guard, inner_seen)?;
                 }
             }

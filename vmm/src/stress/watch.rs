@@ -1,11 +1,17 @@
 //! Looking at what was looked up: the oracles of a reader.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use super::chunk;
 use super::oracle::Oracle;
 use super::shadow::Mark;
 use super::world::{Ended, World};
 use crate::memory::{Backing, PAGE};
 use crate::mm::{AddrRange, LookupPath, VmFlags, Vma};
+
+/// What is a sleep for sure.
+const SLEPT: Duration = Duration::from_millis(1);
 
 /// A VMA as it was when its hold began.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +154,13 @@ impl World {
         let Some(waited) = path.waited.filter(|_| can.nests) else {
             return Ok(());
         };
-        if self.history.changes(waited.section, held.addr) {
+        // A section, or a round of its drain, that ends while the lookup makes up its mind
+        // is slept for in name only; and this thread may be kept from running just then.
+        // Not three times.
+        if waited.time >= SLEPT
+            && self.history.changes(waited.section, held.addr)
+            && self.slept_inside.fetch_add(1, Ordering::Relaxed) >= 2
+        {
             let what = format!(
                 "with {:#x} held, a lookup slept for section {}, which wants just that",
                 held.addr, waited.section

@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) lookups: AtomicU64,
     /// Operations so far, of all writers.
     pub(super) ops: AtomicU64,
+    /// Lookups that slept for a section which wanted what their thread held.
+    pub(super) slept_inside: AtomicU64,
     common: Option<Arc<Mapping>>,
     stop: AtomicBool,
     violation: Mutex<Option<Violation>>,
@@ -60,6 +62,7 @@ impl World {
             calls: Calls::default(),
             lookups: AtomicU64::new(0),
             ops: AtomicU64::new(0),
+            slept_inside: AtomicU64::new(0),
             common,
             stop: AtomicBool::new(false),
             violation: Mutex::default(),
