@@ -246,7 +246,8 @@ const COLORS: [RGBColor; 3] = [
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn plots(points: &[Point], folder: &Path) -> Drawn {
-    let quantiles: [(&str, fn(&Met) -> u64); 4] = [
+    type Quantile = fn(&Met) -> u64;
+    let quantiles: [(&str, Quantile); 4] = [
         ("p50", |met| met.waits.figures().p50),
         ("p99", |met| met.waits.figures().p99),
         ("p99.9", |met| met.waits.figures().p999),

@@ -490,9 +490,11 @@ impl<T: Payload> Core<T> {
     /// said that they wait before the section ended, or that they walk before they
     /// saw it try: every later section over this address sees that, and waits.
     fn hold_what_is_there<'a>(&'a self, record: &'a Record, entry: &'a Entry) -> Outcome<'a, T> {
+        let root = self.root();
+        self.window(Window::Waking);
         // SAFETY: the entry has said since before this root was loaded that this
         // thread waits or walks, which keeps what is found.
-        match unsafe { tree::find(self.root(), entry.addr()) } {
+        match unsafe { tree::find(root, entry.addr()) } {
             Some(slot) => {
                 debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
                 Ok(self.keep(hold(entry, slot)))

@@ -127,6 +127,7 @@ impl<T: Payload> Core<T> {
         if slots.is_empty() {
             return Vec::new();
         }
+        self.window(Window::Drained);
         for slot in slots {
             // SAFETY: in the tree in force, under the map lock; so below.
             let slot = unsafe { &**slot };

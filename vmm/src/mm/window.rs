@@ -52,12 +52,16 @@ windows! {
     Refused => "refused",
     /// A hold is about to be by another, or the count of moves to tell of it.
     Moving => "moving",
+    /// A hold is about to be a count in the VMA, or has just become one.
+    Counting => "counting",
     /// The wait is marked, and the thread not asleep.
     Waiting => "waiting",
     /// The thread has looked at its flag, and is about to sleep.
     Dozing => "dozing",
     /// The section has ended; what it left is not looked up.
     Woken => "woken",
+    /// The root that the section left is loaded, the tree not walked.
+    Waking => "waking",
     /// The wait was called back; its mark is there.
     CalledBack => "called back",
     /// The reader has used what it held for the last time.
@@ -78,6 +82,8 @@ windows! {
     Scanned => "scanned",
     /// A round is over, the next not begun.
     Round => "round",
+    /// A drain is over; neighbours to merge with are not marked as tried yet.
+    Drained => "drained",
     /// The neighbours to merge with are marked as tried, and not scanned for.
     Trying => "trying",
     /// They were scanned for, and are neither locked nor let go.

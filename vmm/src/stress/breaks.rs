@@ -71,6 +71,9 @@ const fn guest(name: &'static str) -> Break {
 /// Borders that come and go within one region.
 const MERGES: Mix = Mix::of([(Op::Split, 50), (Op::Protect, 50)]);
 
+/// Little else than calling readers back.
+const CALLS: Mix = Mix::of([(Op::Protect, 50), (Op::Call, 50)]);
+
 const fn merging(name: &'static str) -> Break {
     Break {
         mix: Some(MERGES),
@@ -104,14 +107,24 @@ pub const BREAKS: &[Break] = &[
     mutant("clear-mark", Preset::Smoke),
     mutant("wake-waiters", Preset::Smoke),
     mutant("kill-wake", Preset::Smoke),
-    mutant("shake-lock", Preset::Smoke),
+    Break {
+        mix: Some(CALLS),
+        ..mutant("shake-lock", Preset::Smoke)
+    },
     mutant("grace", Preset::Churn),
     mutant("grace-waiters", Preset::SameVma),
     mutant("grace-bare", Preset::Churn),
     merging("merge-scan"),
-    merging("merge-fence"),
+    Break {
+        regions: Some(1),
+        preset: Preset::SameVma,
+        ..merging("merge-fence")
+    },
     merging("merge-mark"),
-    merging("merge-moves"),
+    Break {
+        preset: Preset::Pins,
+        ..merging("merge-moves")
+    },
     merging("tried-look"),
     merging("tried-locked"),
     merging("merge-unmark"),

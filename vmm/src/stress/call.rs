@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::linger;
 use crate::mm::KillFlag;
 
 /// How long a writer waits for somebody to come.
@@ -43,9 +44,9 @@ impl Calls {
     }
 
     /// For a writer that has what is at `addr` locked and drained: lets readers come,
-    /// raises their flag, and waits until they have left. Returns how many there were;
+    /// raises their flag after `pause`, and waits until they have left. Returns how many there were;
     /// an error if one did not return.
-    pub(super) fn hold_open(&self, addr: u64) -> Result<u32, u32> {
+    pub(super) fn hold_open(&self, addr: u64, pause: Duration) -> Result<u32, u32> {
         let call = Arc::new(Call {
             addr,
             flag: KillFlag::new(),
@@ -57,7 +58,7 @@ impl Calls {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         let came = || call.came.load(Ordering::SeqCst);
         wait(COME, || came() > 0);
-        std::thread::sleep(Duration::from_micros(100));
+        linger::spin(pause);
         set(None);
         call.flag.raise();
         let all = wait(RETURN, || came() == call.left.load(Ordering::SeqCst));

@@ -111,6 +111,8 @@ fn coverage(config: &StressConfig, read: &ReaderFigures, written: &WriterFigures
         "borders held",
         read.borders,
     );
+    let splits = config.mix.share(Op::Split) > 0 && config.mix.share(Op::Protect) > 0;
+    want(splits && meets, "neighbours merged", written.merged);
     for op in Op::ALL {
         want(
             config.mix.share(op) > 0,

@@ -31,7 +31,10 @@ pub(super) fn watch(config: &StressConfig) {
             die as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         libc::sigemptyset(&mut action.sa_mask);
-        libc::sigaction(libc::SIGSEGV, &action, ptr::null_mut());
+        // An address that no memory can have is the one or the other.
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            libc::sigaction(signal, &action, ptr::null_mut());
+        }
     }
 }
 

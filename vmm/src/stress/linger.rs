@@ -86,10 +86,13 @@ fn at(window: Window) {
         | Window::Found
         | Window::Leaving
         | Window::Left => ONE_IN.get(),
+        // What few sections, or few lookups, come to.
+        Window::Trying | Window::Tried => 4,
+        Window::Moving => 16,
         _ => RARE,
     };
     let draw = (state >> 32) as u32;
-    if before_a_fence(window) && draw & 0xf000 == 0 {
+    if before_a_fence(window) && (window != Window::Entering || draw & 0xf000 == 0) {
         fill_store_buffer(draw);
     }
     if draw & (one_in - 1) == 0 {
@@ -99,22 +102,22 @@ fn at(window: Window) {
 
 /// Whether what comes next is a store that a fence has to make visible.
 fn before_a_fence(window: Window) -> bool {
-    use Window::{Ended, Entering, Marking, Planned, Trying};
-    matches!(window, Entering | Planned | Marking | Trying | Ended)
+    use Window::{Drained, Entering, Marking, Planned};
+    matches!(window, Entering | Planned | Marking | Drained)
 }
 
 /// Stores to memory that is in no cache, so that the next store waits behind them: that
 /// is when it matters whether a fence waits for it. Costs the thread itself next to
 /// nothing.
 fn fill_store_buffer(draw: u32) {
-    const LINES: usize = 1 << 18;
+    const LINES: usize = 1 << 20;
     #[repr(align(64))]
     struct Line(AtomicU64);
     static COLD: OnceLock<Box<[Line]>> = OnceLock::new();
     let cold = COLD.get_or_init(|| (0..LINES).map(|_| Line(AtomicU64::new(0))).collect());
-    for i in 0..4 {
-        let at = draw.wrapping_mul(0x9e37_79b1).wrapping_add(i << 20) as usize;
-        cold[(at >> 8) % LINES]
+    for i in 0..12 {
+        let at = draw.wrapping_mul(0x9e37_79b1).wrapping_mul(2 * i + 1) as usize;
+        cold[(at >> 4) % LINES]
             .0
             .store(draw.into(), Ordering::Relaxed);
     }

@@ -31,9 +31,10 @@ pub(super) struct Operator {
     writer: Writer,
     staying: Vec<Staying>,
     roaming: Vec<Roaming>,
-    /// Makes each protection another one.
-    protections: u32,
 }
+
+/// What a protection changes: a flag that means nothing to anybody.
+const TAG: VmFlags = VmFlags::EMBEDDER;
 
 /// Draws until an operation is found that can be done now.
 const DRAWS: u32 = 64;
@@ -45,7 +46,6 @@ impl Operator {
             staying: Vec::new(),
             roaming: Vec::new(),
             writer,
-            protections: 0,
         };
         let world = this.writer.world.clone();
         let layout = world.layout;
@@ -275,30 +275,35 @@ impl Operator {
             range = AddrRange::new(start, len * PAGE).expect("not empty");
         }
         let can_call = self.writer.world.config.strategy.capabilities().is_killable;
-        self.writer.decide(op, [range.start(), range.last()]);
-        let flags = self.other_flags(whole);
+        let world = self.writer.world.clone();
+        let there = world.mm().vmas(range);
+        // One of two, so that neighbours often have the same, and are merged.
+        let calls = op == Op::Call && can_call;
+        let tagged = match calls {
+            true => there.first().is_none_or(|vma| !vma.flags.contains(TAG)),
+            false => self.writer.random.bool(),
+        };
+        let flags = match tagged {
+            true => world.flags() | TAG,
+            false => world.flags(),
+        };
+        self.writer
+            .decide(op, [range.start(), range.last() << 1 | u64::from(tagged)]);
+        // What has these flags already is left alone.
+        let differ = there.iter().filter(|vma| vma.flags != flags);
+        let inside = differ.map(|vma| {
+            let start = vma.range.start().max(range.start());
+            let last = vma.range.last().min(range.last());
+            AddrRange::inclusive(start, last).expect("they overlap")
+        });
         let intent = Intent {
-            changes: vec![range],
-            calls: (op == Op::Call && can_call).then_some(range.start()),
+            changes: inside.collect(),
+            calls: calls.then_some(range.start()),
             ..Intent::default()
         };
         self.writer
             .apply(op, intent, &|section| section.protect(range, flags))?;
         Ok(true)
-    }
-
-    /// Flags that nothing in `range` has.
-    fn other_flags(&mut self, range: AddrRange) -> VmFlags {
-        let world = self.writer.world.clone();
-        let there = world.mm().vmas(range);
-        loop {
-            self.protections = self.protections.wrapping_add(1);
-            let bits = (self.protections & 0xfff) * VmFlags::EMBEDDER.bits();
-            let flags = world.flags() | VmFlags::from_bits(bits);
-            if there.iter().all(|vma| vma.flags != flags) {
-                return flags;
-            }
-        }
     }
 
     fn replace(&mut self) -> Result<bool, Ended> {

@@ -52,7 +52,7 @@ pub(super) fn receive(world: &World, pins: &Receiver<Sent>, heart: &AtomicU64) {
             std::thread::sleep(Duration::from_micros(random.u64(0..100)));
         }
         // A copy takes over from the first.
-        let copy = random.bool().then(|| pin.clone());
+        let copy = (random.u8(..) < 200).then(|| pin.clone());
         let last = match copy {
             Some(copy) => {
                 drop(pin);

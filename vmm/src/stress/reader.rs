@@ -153,7 +153,7 @@ impl Reader {
     fn address(&mut self, world: &World) -> u64 {
         let layout = &world.layout;
         let draw = self.random.u64(..);
-        let region = ((draw & 0xffff_ffff) * u64::from(layout.regions) >> 32) as u32;
+        let region = (((draw & 0xffff_ffff) * u64::from(layout.regions)) >> 32) as u32;
         let offset = (draw >> 40) % layout.len();
         let away = (draw >> 32) & 7 == 0 && !layout.stays(region);
         let place = match away {
@@ -176,7 +176,7 @@ impl Reader {
             .lock_vma_under_rcu_wait_with(addr, options, &mut path);
         self.figures.path(&path);
         match found {
-            Ok(Some(_)) if world.does_wrong("false-none") && addr % 4099 == 0 => {
+            Ok(Some(_)) if world.does_wrong("false-none") && addr.is_multiple_of(4099) => {
                 world.missed(addr, before)?;
             }
             Ok(Some(guard)) => {
@@ -204,6 +204,13 @@ impl Reader {
     fn keep(&mut self) {
         if self.random.u8(..) < self.world.config.preset.steps().holds {
             linger::spin(Duration::from_nanos(self.random.u64(0..2_000)));
+        }
+    }
+
+    /// Lets a writer come between two lookups, at times.
+    fn dwell(&mut self) {
+        if self.world.config.delays && self.random.u8(..) < 32 {
+            linger::spin(Duration::from_nanos(self.random.u64(0..6_000)));
         }
     }
 
@@ -320,6 +327,7 @@ impl Reader {
             return Ok(());
         };
         let other = world.layout.home(partner).start() + addr % world.layout.len();
+        self.dwell();
         let inner = self.lookup(world, other, WaitOptions::default())?;
         if let Some((guard, inner_seen, path)) = inner {
             world.slept_inside(&path, seen)?;
@@ -358,6 +366,7 @@ impl Reader {
             return self.release(world, left, seen);
         };
         self.figures.borders += 1;
+        self.dwell();
         let right = self.lookup(world, end, WaitOptions::default())?;
         let Some((right, right_seen, path)) = right else {
             let what = format!("nothing begins where {} ends, which is held", left.range());

@@ -28,7 +28,7 @@ const BETWEEN_PASSERS: Duration = Duration::from_millis(50);
 
 /// What a thread hands in when it ends.
 pub(super) enum Handed {
-    Reader(ReaderFigures),
+    Reader(Box<ReaderFigures>),
     Writer(u32, Box<WriterFigures>),
     /// Counted for nothing but that it is over.
     Other,
@@ -111,7 +111,7 @@ pub(super) fn run(
         crew.spawn(format!("reader {id}"), move |heart| {
             let mut reader = Reader::new(world, id.into(), pins);
             let _ = reader.run(heart);
-            Handed::Reader(reader.figures)
+            Handed::Reader(Box::new(reader.figures))
         })?;
     }
     let io = world.clone();
@@ -222,7 +222,7 @@ impl Watch {
         for handed in first.into_iter().chain(self.handed.try_iter()) {
             self.crew.running -= 1;
             match handed {
-                Handed::Reader(figures) => self.readers.push(figures),
+                Handed::Reader(figures) => self.readers.push(*figures),
                 Handed::Writer(id, figures) => self.writers.push((id, *figures)),
                 Handed::Other => {}
             }

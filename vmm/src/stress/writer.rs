@@ -14,7 +14,7 @@ use super::shadow::Mark;
 use super::world::{Ended, World};
 use crate::memory::{Backing, PAGE};
 use crate::mm::{
-    AddrRange, DrainReport, Drained, LockOptions, OnSlow, Published, WriteError, WriteSection,
+    AddrRange, DrainReport, Drained, LockOptions, OnSlow, Published, Vma, WriteError, WriteSection,
 };
 
 /// How long a drain may last. No reader holds for a hundredth of that.
@@ -132,6 +132,7 @@ impl Writer {
         // Drawn before anything depends on the time.
         let mut give_up = self.random.u8(..) < 8;
         let mut hasty = self.random.u8(..) < 16;
+        let call_after = Duration::from_nanos(self.random.u64(0..60_000));
         let world = self.world.clone();
         let mut concerned = [&intent.changes[..], &intent.gone, &intent.comes].concat();
         concerned.sort_by_key(|range| range.start());
@@ -181,7 +182,7 @@ impl Writer {
             };
             self.figures.drained(drained.drain());
             if let Some(addr) = intent.calls {
-                match world.calls.hold_open(addr) {
+                match world.calls.hold_open(addr, call_after) {
                     Ok(called) => self.figures.called += u64::from(called),
                     Err(came) => {
                         let what = format!(
@@ -207,8 +208,11 @@ impl Writer {
             break published;
         };
         self.figures.rounds += u64::from(published.rounds > 1);
-        let known = published.replaced.len() as u64;
-        self.figures.merged += known.saturating_sub(intent.changes.len() as u64);
+        let apart = |vma: &&Vma<Backing>| {
+            let mut changes = intent.changes.iter();
+            !changes.any(|change| overlap(*change, vma.range()))
+        };
+        self.figures.merged += published.replaced.iter().filter(apart).count() as u64;
         self.check_gone(&intent, &concerned)?;
         drop(published);
         for chunk in intent.buries {
@@ -270,4 +274,8 @@ impl Writer {
             }
         }
     }
+}
+
+fn overlap(a: AddrRange, b: AddrRange) -> bool {
+    a.start() <= b.last() && b.start() <= a.last()
 }

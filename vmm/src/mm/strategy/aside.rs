@@ -94,9 +94,9 @@ impl<T: Payload> Core<T> {
             if mutant("note-first") {
                 held.entry.note();
             }
-            self.window(Window::Moving);
+            self.window(Window::Counting);
             held.slot.count_up();
-            self.window(Window::Moving);
+            self.window(Window::Counting);
             held.entry.note();
         }
         held
