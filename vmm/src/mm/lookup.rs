@@ -201,11 +201,11 @@ impl<T: Payload> Core<T> {
             let Some(slot) = (unsafe { tree::find(root, addr) }) else {
                 return (None, 0);
             };
-            self.window(Window::Found);
             if mutant("detached-first") && slot.is_detached() {
                 sync::thread::yield_now();
                 continue;
             }
+            self.window(Window::Found);
             let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
             if seq & 1 == 1 && slot.is_locked_or_tried(seq) && !mutant("lock-check") {
                 return (Some(slot), seq);

@@ -88,7 +88,7 @@ fn at(window: Window) {
         | Window::Left => ONE_IN.get(),
         // What few sections, or few lookups, come to.
         Window::Trying | Window::Tried => 4,
-        Window::Moving => 16,
+        Window::Moving | Window::Scanning => 16,
         _ => RARE,
     };
     let draw = (state >> 32) as u32;
