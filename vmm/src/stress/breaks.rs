@@ -31,6 +31,8 @@ pub struct Break {
     pub mix: Option<Mix>,
     /// Regions, if not as the preset says.
     pub regions: Option<u32>,
+    /// How long it has at most, in seconds.
+    pub seconds: u64,
     /// Whether it takes a guest.
     pub needs_kvm: bool,
 }
@@ -43,6 +45,7 @@ const fn mutant(name: &'static str, preset: Preset) -> Break {
         strategy: Strategy::Native,
         mix: None,
         regions: None,
+        seconds: 60,
         needs_kvm: false,
     }
 }
@@ -64,6 +67,8 @@ const fn wrong(name: &'static str, preset: Preset) -> Break {
 const fn guest(name: &'static str) -> Break {
     Break {
         needs_kvm: true,
+        // It is judged at its end.
+        seconds: 4,
         ..wrong(name, Preset::Smoke)
     }
 }
@@ -142,7 +147,10 @@ pub const BREAKS: &[Break] = &[
     wrong("early-release", Preset::Smoke),
     wrong("false-none", Preset::Smoke),
     wrong("late-access", Preset::Smoke),
-    wrong("idle-reader", Preset::Smoke),
+    Break {
+        seconds: 4,
+        ..wrong("idle-reader", Preset::Smoke)
+    },
     guest("flip-byte"),
     guest("mmio-value"),
     guest("uncounted-exit"),
@@ -159,7 +167,7 @@ impl Break {
             _ if self.regions.is_some() => 1,
             _ => config.writers,
         };
-        config.duration = Duration::from_secs(60);
+        config.duration = Duration::from_secs(self.seconds);
     }
 
     /// Leaves the step out from now on, if it is one of the protocol.
