@@ -205,7 +205,7 @@ impl<T: Payload> Core<T> {
                 sync::thread::yield_now();
                 continue;
             }
-            self.window(Window::Found);
+            self.window(Window::Beside);
             let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
             if seq & 1 == 1 && slot.is_locked_or_tried(seq) && !mutant("lock-check") {
                 return (Some(slot), seq);

@@ -46,6 +46,8 @@ windows! {
     Rooted => "rooted",
     /// The VMA is found, and neither its lock looked at nor held.
     Found => "found",
+    /// The same beside an open section.
+    Beside => "beside",
     /// The VMA's lock was looked at, whether it is detached was not.
     Unlocked => "unlocked",
     /// The VMA is locked; whether to go in, to wait or to fail is not known yet.

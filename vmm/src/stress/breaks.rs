@@ -91,7 +91,6 @@ const fn merging(name: &'static str) -> Break {
 pub const BREAKS: &[Break] = &[
     mutant("reader-fence", Preset::SameVma),
     mutant("seq-early", Preset::Churn),
-    mutant("writer-fence", Preset::SameVma),
     mutant("drain", Preset::Smoke),
     mutant("reuse-held", Preset::Smoke),
     mutant("lock-check", Preset::Smoke),
@@ -120,11 +119,6 @@ pub const BREAKS: &[Break] = &[
     mutant("grace-waiters", Preset::SameVma),
     mutant("grace-bare", Preset::Churn),
     merging("merge-scan"),
-    Break {
-        regions: Some(1),
-        preset: Preset::SameVma,
-        ..merging("merge-fence")
-    },
     merging("merge-mark"),
     Break {
         preset: Preset::Pins,

@@ -331,6 +331,7 @@ impl Reader {
         let inner = self.lookup(world, other, WaitOptions::default())?;
         if let Some((guard, inner_seen, path)) = inner {
             world.slept_inside(&path, seen)?;
+            self.dwell();
             world.ends(seen, &outer)?;
             // The outer hold first, at times.
             match self.random.bool() {
@@ -378,6 +379,7 @@ impl Reader {
             let what = format!("{left} and {right} are held at once");
             return Err(world.violate(Oracle::Border, what, &[pair]));
         }
+        self.dwell();
         self.release(world, right, right_seen)?;
         self.release(world, left, seen)
     }
@@ -431,7 +433,7 @@ impl Reader {
         if let Some(other) = other
             && let Some((guard, seen, _)) = self.lookup(world, other, WaitOptions::default())?
         {
-            self.keep();
+            self.dwell();
             self.release(world, guard, seen)?;
         }
         Ok(())
