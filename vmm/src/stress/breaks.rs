@@ -101,7 +101,6 @@ pub const BREAKS: &[Break] = &[
     mutant("recent", Preset::SameVma),
     mutant("piecemeal", Preset::Nested),
     mutant("admission", Preset::Nested),
-    mutant("admit-pins", Preset::Pins),
     mutant("moves", Preset::Pins),
     mutant("moves-first", Preset::Pins),
     mutant("drain-moves", Preset::Pins),
@@ -119,7 +118,6 @@ pub const BREAKS: &[Break] = &[
     mutant("grace-waiters", Preset::SameVma),
     mutant("grace-bare", Preset::Churn),
     merging("merge-scan"),
-    merging("merge-mark"),
     Break {
         preset: Preset::Pins,
         ..merging("merge-moves")
