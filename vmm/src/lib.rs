@@ -11,6 +11,7 @@
 //! | [`trace`] | what is recorded of a run | `kvm` |
 //! | [`hotplug`] | plug and unplug of blocks beside running vCPUs | `kvm` |
 //! | [`machine`] | all of it together, with a guest | `kvm` |
+//! | [`stress`] | the storm, and the oracles that can fail | `kvm` |
 //!
 //! The `gracefault` command is the feature `cli`, on by default; take this crate
 //! with `default-features = false` to have the map alone, without dependencies.
@@ -26,6 +27,8 @@ pub mod machine;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod mm;
+#[cfg(feature = "kvm")]
+pub mod stress;
 #[cfg(feature = "kvm")]
 pub mod trace;
 

@@ -8,6 +8,7 @@ use gracefault::machine::{MachineConfig, MemoryConfig, Sabotage};
 use gracefault_guest::abi::Workload;
 
 use super::backing::{self, BackingKeys, MemoryArgs};
+use super::stress::StressArgs;
 use super::units::parse_size;
 
 /// Guest memory as VMAs: runs a tiny guest on KVM while memory comes and goes
@@ -33,6 +34,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what this host can and cannot do, and what to do about it.
     Check(CheckArgs),
+    /// Readers and writers that race on purpose, with or without KVM, and oracles
+    /// that fail if the map is wrong.
+    Stress(StressArgs),
 }
 
 #[derive(Args, Debug)]
@@ -150,6 +154,7 @@ impl RunArgs {
             timeout,
             churn: !self.no_churn,
             seed: self.seed,
+            space: Default::default(),
             sabotage: self.sabotage.map(|sabotage| match sabotage {
                 SabotageName::FlipByte => Sabotage::FlipByte,
                 SabotageName::MmioValue => Sabotage::MmioValue,
@@ -176,7 +181,7 @@ impl RunArgs {
     }
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it like 500ms, 5s or 2m"))
 }

@@ -5,6 +5,8 @@ mod backing;
 mod check;
 mod progress;
 mod run;
+mod stress;
+mod stress_tables;
 mod tables;
 mod units;
 
@@ -36,6 +38,7 @@ pub(crate) fn main() -> ExitCode {
         None => run::run(&cli.run),
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Stress(args)) => stress::stress(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

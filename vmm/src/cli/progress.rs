@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use gracefault::machine::Progress;
+use gracefault::stress::StressProgress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::units::about;
@@ -24,6 +25,18 @@ impl Line {
     /// `out`, with the line out of the way while something is written.
     pub(crate) fn beside(&self, out: File) -> Box<dyn Write + Send> {
         Box::new(Beside(self.0.clone(), out))
+    }
+
+    /// Shows how far a storm is.
+    pub(crate) fn show_storm(&self, progress: StressProgress) {
+        let StressProgress {
+            elapsed,
+            lookups,
+            ops,
+        } = progress;
+        self.0.set_position(elapsed.as_millis() as u64);
+        self.0
+            .set_message(format!("{lookups} lookups, {ops} operations"));
     }
 
     pub(crate) fn show(&self, progress: Progress) {

@@ -14,18 +14,7 @@ use super::{Failure, print_json, print_text, tables, tell};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = args.config().map_err(Failure::Cannot)?;
-    let stop = StopRequest::new();
-    let run_is_over = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // While the results are printed a signal ends us as it does any program:
-        // the reader may have stopped reading.
-        signal_hook::flag::register_conditional_default(signal, run_is_over.clone())
-            .and_then(|_| {
-                let flag = stop.signal_flag();
-                signal_hook::flag::register_usize(signal, flag, signal as usize)
-            })
-            .map_err(|error| Failure::Broken(format!("catching signals: {error}")))?;
-    }
+    let (stop, run_is_over) = stop_by_signal()?;
     let line = Line::new(config.duration);
     let console = line.beside(console(args.json)?);
     let machine = Machine::new(config, console).map_err(explain)?;
@@ -39,6 +28,23 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         false => print_text(&tables::run(&report))?,
     }
     conclude(&report, &stop)
+}
+
+/// What a signal asks to stop, and what says that there is nothing to stop any more.
+pub(super) fn stop_by_signal() -> Result<(StopRequest, Arc<AtomicBool>), Failure> {
+    let stop = StopRequest::new();
+    let run_is_over = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // While the results are printed a signal ends us as it does any program:
+        // the reader may have stopped reading.
+        signal_hook::flag::register_conditional_default(signal, run_is_over.clone())
+            .and_then(|_| {
+                let flag = stop.signal_flag();
+                signal_hook::flag::register_usize(signal, flag, signal as usize)
+            })
+            .map_err(|error| Failure::Broken(format!("catching signals: {error}")))?;
+    }
+    Ok((stop, run_is_over))
 }
 
 /// Where the guest's lines go. A file of its own, since a thread that is stuck in

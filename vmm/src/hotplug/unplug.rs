@@ -162,6 +162,7 @@ impl HotplugRegion {
 /// Gives memory back to the host, and says so if that could not be done.
 fn give_back(removed: impl Iterator<Item = Backing>) -> Option<io::Error> {
     let mut error = None;
+    let mut memories: Vec<Arc<Mapping>> = Vec::new();
     for backing in removed {
         let memory = match backing {
             Backing::Ram(memory) | Backing::Rom(memory) => memory,
@@ -172,6 +173,12 @@ fn give_back(removed: impl Iterator<Item = Backing>) -> Option<io::Error> {
             }
             Backing::Mmio(_) => continue,
         };
+        // A block that was split has several VMAs, of one memory.
+        if !memories.iter().any(|known| Arc::ptr_eq(known, &memory)) {
+            memories.push(memory);
+        }
+    }
+    for memory in memories {
         // The map and the memslot had a reference each; who took another out of a
         // guard has broken the rules, and the host gets the memory when it goes.
         let given_back = match Arc::into_inner(memory) {

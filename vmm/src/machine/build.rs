@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use gracefault_guest::abi::{self, device};
 
@@ -32,6 +33,8 @@ pub struct Machine {
     pub(super) serial: Arc<SerialConsole>,
     /// Taken when the run ends.
     pub(super) console: Option<Console>,
+    /// Set from outside: the guest is to end, as when its time is over.
+    pub(super) finish: Arc<AtomicBool>,
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
@@ -61,7 +64,10 @@ impl Machine {
         let vm = Arc::new(Vm::new(&kvm)?);
         let ram = Arc::new(ram_source(&vm, &config)?);
 
-        let memory = Arc::new(GuestSpace::physical(physical_range(host.physical_bits)));
+        let memory = Arc::new(GuestSpace::physical_with(
+            physical_range(host.physical_bits),
+            config.space,
+        ));
         let (low, slots) = boot_ram(&vm, &memory, &layout, &ram)?;
         let image = image::load(&config, &layout, &low)?;
         write_tables(&low, &layout, vm.physical_bits())?;
@@ -124,6 +130,7 @@ impl Machine {
             pages,
             serial,
             console: Some(console),
+            finish: Arc::default(),
             kvm_counts,
             _slots: slots,
         })
@@ -136,6 +143,17 @@ impl Machine {
     /// the run's own churn.
     pub fn hotplug(&self) -> &Arc<HotplugRegion> {
         &self.region
+    }
+
+    /// The guest's memory and devices. It may be looked up and changed while the
+    /// machine runs, as long as the guest finds what it expects.
+    pub fn memory(&self) -> &Arc<GuestSpace> {
+        &self.shared.memory
+    }
+
+    /// Set, it lets a running machine end its guest before the duration is over.
+    pub fn finish_flag(&self) -> Arc<AtomicBool> {
+        self.finish.clone()
     }
 }
 

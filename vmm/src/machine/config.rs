@@ -7,6 +7,7 @@ use gracefault_guest::abi::{self, Workload};
 use serde::Serialize;
 
 use crate::memory::{PAGE, RamOptions};
+use crate::mm::SpaceOptions;
 
 /// What to run, and on what. Checked by [`check`](Self::check), which names what
 /// to change.
@@ -33,6 +34,9 @@ pub struct MachineConfig {
     pub churn: bool,
     /// What that thread's choices grow from.
     pub seed: u64,
+    /// How the map of its memory keeps its holds, and how its lookups wait. The rank
+    /// is not asked for.
+    pub space: SpaceOptions,
     /// For tests of the run's own checks: what to falsify.
     pub sabotage: Option<Sabotage>,
 }
@@ -238,6 +242,7 @@ impl Default for MachineConfig {
             timeout: Duration::from_secs(30),
             churn: true,
             seed: 1,
+            space: SpaceOptions::default(),
             sabotage: None,
         }
     }

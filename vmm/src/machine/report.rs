@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::MemoryConfig;
 use crate::devices::{ConsoleReport, DmaCounts};
 use crate::hotplug::OpSummary;
-use crate::trace::{ExitKind, Summary};
+use crate::trace::{ExitKind, Summary, Times};
 
 /// How a run ended, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -114,12 +114,15 @@ pub struct ExitRow {
 }
 
 /// How lookups went.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct LookupReport {
     /// Had their answer at once.
     pub fast: u64,
     /// Slept for the end of a write section: how often, and how long.
     pub waited: Summary,
+    /// The same in full.
+    #[serde(skip)]
+    pub waits: Times,
     /// Found nothing mapped.
     pub none: u64,
 }

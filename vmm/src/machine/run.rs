@@ -262,7 +262,8 @@ impl Watch<'_> {
             if elapsed >= config.timeout {
                 return (Cause::Timeout, figures);
             }
-            if elapsed >= config.duration && !asked {
+            let finish = self.machine.finish.load(Ordering::Relaxed);
+            if (finish || elapsed >= config.duration) && !asked {
                 asked = true;
                 churn_stop.store(true, Ordering::Relaxed);
                 if !config.churn {

@@ -97,6 +97,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
         lookups: LookupReport {
             fast: all.lookups_fast,
             waited: all.waits.summary(),
+            waits: all.waits.clone(),
             none: all.lookups_none,
         },
         refused: RefusedReport {

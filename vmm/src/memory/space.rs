@@ -22,20 +22,26 @@ pub struct GuestSpace {
 impl GuestSpace {
     /// Guest-physical addresses, mapped in pages.
     pub fn physical(range: AddrRange) -> Self {
-        Self::new("guest memory", range, 1, super::PAGE)
+        Self::physical_with(range, SpaceOptions::default())
+    }
+
+    /// The same, with a strategy, or what to do at the windows of the protocol. The
+    /// rank is not asked for: this space has its own.
+    pub fn physical_with(range: AddrRange, options: SpaceOptions) -> Self {
+        Self::new("guest memory", range, 1, super::PAGE, options)
     }
 
     /// The 65536 ports, mapped one by one.
     pub fn ports() -> Self {
         let range = AddrRange::new(0, 1 << 16).expect("not empty");
-        Self::new("ports", range, 0, 1)
+        Self::new("ports", range, 0, 1, SpaceOptions::default())
     }
 
-    fn new(name: &str, range: AddrRange, rank: u32, granule: u64) -> Self {
+    fn new(name: &str, range: AddrRange, rank: u32, granule: u64, options: SpaceOptions) -> Self {
         let complaints = LogLimit::new(Duration::from_secs(1));
         let options = SpaceOptions {
             rank: Some(rank),
-            ..SpaceOptions::default()
+            ..options
         };
         Self {
             mm: AddressSpace::with_options(name, range, options),

@@ -13,7 +13,7 @@ use super::registry::Registry;
 use super::slot::Slot;
 use super::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use super::sync::{Mutex, unless};
-use super::{AddrRange, MmStats, Payload, Strategy};
+use super::{AddrRange, AtWindow, MmStats, Payload, Strategy};
 
 /// An address space. The words that every lookup loads come first; only a writer
 /// stores to them.
@@ -31,6 +31,8 @@ pub(super) struct Core<T: Payload> {
     pub(super) grace: Mutex<Grace<T>>,
     pub(super) range: AddrRange,
     pub(super) strategy: Strategy,
+    /// See [`window`](super::window).
+    pub(super) at_window: Option<AtWindow>,
     /// What a pin, which may outlive the handles, keeps it by.
     this: Weak<Self>,
 }
@@ -75,15 +77,15 @@ impl<T: Payload> Core<T> {
     pub(super) fn new(
         registry: Registry,
         range: AddrRange,
-        strategy: Strategy,
+        (strategy, at_window): (Strategy, Option<AtWindow>),
         seq: u64,
         pace: Pace,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             root: AtomicPtr::new(Child::<T>::null().into_raw()),
             seq: AtomicU64::new(seq),
+            bell: Bell::new(registry.aside),
             registry: Arc::new(registry),
-            bell: Bell::new(strategy.is_aside()),
             writer: Writer {
                 map_lock: MapLock::new(),
                 moves: AtomicU64::new(0),
@@ -97,6 +99,7 @@ impl<T: Payload> Core<T> {
             grace: Mutex::new(Grace::new()),
             range,
             strategy,
+            at_window,
             this: this.clone(),
         })
     }

@@ -29,7 +29,7 @@ use super::entry::Entry;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::{MODEL, Watch, full_fence, mutant, thread, unless};
-use super::{AddrRange, DrainReport, Holder, LockOptions, Payload};
+use super::{AddrRange, DrainReport, Holder, LockOptions, Payload, Window};
 
 /// Scans before the first sleep: a walk is over in less time than sleep takes.
 const SCANS: u32 = 3;
@@ -119,6 +119,7 @@ impl<T: Payload> Core<T> {
             if slow.is_some() || round.elapsed() >= round_length {
                 self.gate.open(&self.seq, drain.seq);
                 self.writer.rounds.fetch_add(1, Ordering::Relaxed);
+                self.window(Window::Round);
                 if !mutant("round-same") {
                     drain.seq = drain.seq.wrapping_add(2);
                 }
@@ -136,6 +137,7 @@ impl<T: Payload> Core<T> {
                 }
             }
             scans += 1;
+            self.window(Window::Scanned);
             match members.span() {
                 Some(span) if scans > SCANS => {
                     let mut nap = slice.min(round_length.saturating_sub(round.elapsed()));
@@ -190,11 +192,13 @@ impl<T: Payload> Drain<'_, T> {
             // SAFETY: in the tree in force, which stays so as the calling thread
             // has the map lock.
             unsafe { &**slot }.mark(self.seq);
+            self.core.window(Window::Marking);
         }
         self.core.seq.store(self.seq, Ordering::Release);
         if !mutant("writer-fence") {
             full_fence();
         }
+        self.core.window(Window::Locked);
     }
 
     /// Scans once, and notes whom it found.
@@ -208,6 +212,7 @@ impl<T: Payload> Drain<'_, T> {
         let mut clear = true;
         for record in self.core.registry.records() {
             for entry in record.entries() {
+                self.core.window(Window::Scanning);
                 let (state, addr) = entry.load();
                 if !state.delays(self.seq) || !self.members.contains(addr) {
                     continue;

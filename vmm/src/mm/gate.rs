@@ -42,13 +42,14 @@ impl Gate {
     }
 
     /// Sleeps until `seq` has left `of`, the deadline has passed or the flag is
-    /// raised.
+    /// raised. Calls `linger`, with the gate's lock held, each time before it sleeps.
     pub(super) fn wait(
         &self,
         seq: &AtomicU64,
         of: u64,
         deadline: Option<Instant>,
         kill: Option<&KillFlag>,
+        linger: impl Fn(),
     ) -> Result<(), LookupError> {
         let mut waiters = lock(&self.waiters);
         *waiters += 1;
@@ -59,6 +60,7 @@ impl Gate {
                 outcome = Err(LookupError::Killed);
                 break;
             }
+            linger();
             let timed_out;
             (waiters, timed_out) = sync::wait_until(&self.opened, waiters, deadline);
             if timed_out && seq.load(Ordering::Relaxed) == of {

@@ -22,12 +22,20 @@ use super::node::Child;
 use super::slot::Slot;
 use super::sync::{full_fence, lock, mutant};
 
+/// How many batches are kept, overwritten, in a build of mutants.
+#[cfg(all(gracefault_mutants, not(any(loom, shuttle))))]
+const GRAVE: usize = 4096;
+
 /// What sections have retired and nobody has freed yet.
 pub(super) struct Grace<T> {
     batches: Vec<Batch<T>>,
     /// In a model the dead are kept, so that who comes too late is caught.
     #[cfg(any(loom, shuttle))]
     dead: Vec<Batch<T>>,
+    /// In a build of mutants the last dead lie here, overwritten, so that who comes
+    /// too late dies of it.
+    #[cfg(gracefault_mutants)]
+    grave: std::collections::VecDeque<Batch<T>>,
 }
 
 struct Batch<T> {
@@ -48,6 +56,8 @@ impl<T> Grace<T> {
             batches: Vec::new(),
             #[cfg(any(loom, shuttle))]
             dead: Vec::new(),
+            #[cfg(gracefault_mutants)]
+            grave: Default::default(),
         }
     }
 
@@ -79,6 +89,15 @@ impl<T> Grace<T> {
             batch.slots.iter().for_each(slot);
             self.dead.push(batch);
         }
+        #[cfg(all(gracefault_mutants, not(any(loom, shuttle))))]
+        let batch = {
+            batch.overwrite();
+            self.grave.push_back(batch);
+            if self.grave.len() < GRAVE {
+                return;
+            }
+            self.grave.pop_front().expect("not empty")
+        };
         #[cfg(not(any(loom, shuttle)))]
         // SAFETY: no entry walks that may have found any of it.
         unsafe {
@@ -88,6 +107,22 @@ impl<T> Grace<T> {
 }
 
 impl<T> Batch<T> {
+    /// Makes an end of whoever still looks at it: as a pointer, the pattern is one
+    /// that no memory can have.
+    #[cfg(all(gracefault_mutants, not(any(loom, shuttle))))]
+    fn overwrite(&self) {
+        const PATTERN: u8 = 0xa5;
+        for node in &self.nodes {
+            // SAFETY: this batch's alone, and freed without a look at it. (Unless a
+            // mutant is on, whose end this is.)
+            unsafe { node.node().write_bytes(PATTERN, 1) };
+        }
+        for slot in &self.slots {
+            // SAFETY: as above; its VMA has been taken.
+            unsafe { slot.cast_mut().write_bytes(PATTERN, 1) };
+        }
+    }
+
     /// # Safety
     ///
     /// Nobody looks at any of it any more.
@@ -109,6 +144,8 @@ impl<T> Drop for Grace<T> {
         let mut all = std::mem::take(&mut self.batches);
         #[cfg(any(loom, shuttle))]
         all.append(&mut self.dead);
+        #[cfg(gracefault_mutants)]
+        all.extend(self.grave.drain(..));
         for batch in all {
             // SAFETY: the space is being dropped; nobody uses it.
             unsafe { batch.free() };

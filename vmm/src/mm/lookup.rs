@@ -21,7 +21,7 @@ use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::{self, Watch, mutant, unless};
 use super::{
-    AddrRange, KillFlag, LookupError, Payload, Strategy, VmaInfo, VmaReadGuard, local, tree,
+    AddrRange, KillFlag, LookupError, Payload, Strategy, VmaInfo, VmaReadGuard, Window, local, tree,
 };
 
 /// What may end the wait of a lookup early. The default is nothing.
@@ -110,8 +110,22 @@ impl<T: Payload> Core<T> {
         entry: &'a Entry,
         addr: u64,
     ) -> Attempt<'a, T> {
+        self.attempt_by(record, entry, addr, |_| ())
+    }
+
+    /// The same, which lingers where the space says so: off the usual way only.
+    #[inline(always)]
+    pub(super) fn attempt_by<'a>(
+        &'a self,
+        record: &'a Record,
+        entry: &'a Entry,
+        addr: u64,
+        linger: impl Fn(Window),
+    ) -> Attempt<'a, T> {
         let early = mutant("seq-early").then(|| self.seq.load(Ordering::Acquire));
+        linger(Window::Entering);
         entry.walk(addr);
+        linger(Window::Walking);
         let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
         let seq = early.unwrap_or(seq);
         if seq & 1 == 1 || mutant("detached-first") {
@@ -134,10 +148,12 @@ impl<T: Payload> Core<T> {
         // SAFETY: the entry says since before the root is loaded that this thread
         // walks, so what is found is not freed until it says otherwise; and a slot
         // that is held not before the hold ends.
-        let Some(slot) = (unsafe { self.find_between_sections(record, seq, addr) }) else {
+        let found = unsafe { self.find_between_sections(record, seq, addr, &linger) };
+        let Some(slot) = found else {
             self.missed(record, entry);
             return Attempt::Missing;
         };
+        linger(Window::Found);
         Attempt::Held(hold(entry, slot))
     }
 
@@ -153,15 +169,19 @@ impl<T: Payload> Core<T> {
         record: &Record,
         seq: u64,
         addr: u64,
+        linger: &impl Fn(Window),
     ) -> Option<&Slot<T>> {
+        linger(Window::Looked);
         if let Some(slot) = record.recent.get(seq, addr) {
             record.counts.success.add();
             // SAFETY: in force after the entry was published, so it is not freed
             // until the entry says otherwise, and not removed: see `Recent`.
             return Some(unsafe { slot.as_ref() });
         }
+        let root = self.root();
+        linger(Window::Rooted);
         // SAFETY: passed on.
-        let slot = unsafe { tree::find(self.root(), addr) }?;
+        let slot = unsafe { tree::find(root, addr) }?;
         if record.counts.success.add().is_multiple_of(SAMPLE) {
             record.recent.sample(seq, slot);
         }
@@ -177,19 +197,24 @@ impl<T: Payload> Core<T> {
     #[inline(never)]
     fn find_beside_section(&self, addr: u64) -> (Option<&Slot<T>>, u64) {
         loop {
+            self.window(Window::Looked);
+            let root = self.root();
+            self.window(Window::Rooted);
             // SAFETY: the caller's entry says since before the root is loaded that
             // it walks, so what is found is not freed until it says otherwise.
-            let Some(slot) = (unsafe { tree::find(self.root(), addr) }) else {
+            let Some(slot) = (unsafe { tree::find(root, addr) }) else {
                 return (None, 0);
             };
             if mutant("detached-first") && slot.is_detached() {
                 sync::thread::yield_now();
                 continue;
             }
+            self.window(Window::Beside);
             let seq = self.seq.load(unless("seq-acquire", Ordering::Acquire));
             if seq & 1 == 1 && slot.is_locked_or_tried(seq) && !mutant("lock-check") {
                 return (Some(slot), seq);
             }
+            self.window(Window::Unlocked);
             let late = mutant("detached") || mutant("detached-first");
             if !slot.is_detached() || late {
                 return (Some(slot), 0);
@@ -359,6 +384,7 @@ impl<T: Payload> Core<T> {
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Outcome<'a, T> {
+        self.window(Window::Refused);
         if let Some(outcome) = self.past_a_try(record, (entry, slot, seq)) {
             return outcome;
         }
@@ -425,7 +451,9 @@ impl<T: Payload> Core<T> {
         if mutant("moves-first") {
             self.count_move();
         }
+        self.window(Window::Moving);
         let held = hold(entry, slot);
+        self.window(Window::Moving);
         if !mutant("moves-first") {
             self.count_move();
         }
@@ -457,13 +485,16 @@ impl<T: Payload> Core<T> {
         // The writer may have been waiting for the walk; it does not for the wait.
         self.bell.ring(addr);
         record.counts.wait.add();
+        self.window(Window::Waiting);
         let since = Watch::start();
         if let Some(kill) = options.kill {
             kill.register(self.gate.clone());
         }
         let outcome = self
             .gate
-            .wait(&self.seq, seq, options.deadline, options.kill);
+            .wait(&self.seq, seq, options.deadline, options.kill, || {
+                self.window(Window::Dozing)
+            });
         if let Some(kill) = options.kill {
             kill.unregister(&self.gate);
         }
@@ -472,12 +503,14 @@ impl<T: Payload> Core<T> {
             time: since.elapsed(),
         });
         if let Err(error) = outcome {
+            self.window(Window::CalledBack);
             // No trace is left for a writer to wait for.
             if !mutant("clear-mark") {
                 self.leave(entry);
             }
             return Err(Ended::Failed(error));
         }
+        self.window(Window::Woken);
         self.hold_what_is_there(record, entry)
     }
 
@@ -485,9 +518,11 @@ impl<T: Payload> Core<T> {
     /// said that they wait before the section ended, or that they walk before they
     /// saw it try: every later section over this address sees that, and waits.
     fn hold_what_is_there<'a>(&'a self, record: &'a Record, entry: &'a Entry) -> Outcome<'a, T> {
+        let root = self.root();
+        self.window(Window::Waking);
         // SAFETY: the entry has said since before this root was loaded that this
         // thread waits or walks, which keeps what is found.
-        match unsafe { tree::find(self.root(), entry.addr()) } {
+        match unsafe { tree::find(root, entry.addr()) } {
             Some(slot) => {
                 debug_assert!(!slot.is_detached(), "taken under a mark, yet removed");
                 Ok(self.keep(hold(entry, slot)))

@@ -33,7 +33,7 @@ use super::core::Core;
 use super::plan::Plan;
 use super::slot::Slot;
 use super::sync::{full_fence, mutant};
-use super::{Payload, Vma, tree};
+use super::{Payload, Vma, Window, tree};
 
 /// A VMA beside a border, as planned.
 struct Side<'a, T> {
@@ -127,6 +127,7 @@ impl<T: Payload> Core<T> {
         if slots.is_empty() {
             return Vec::new();
         }
+        self.window(Window::Drained);
         for slot in slots {
             // SAFETY: in the tree in force, under the map lock; so below.
             let slot = unsafe { &**slot };
@@ -139,7 +140,9 @@ impl<T: Payload> Core<T> {
         if !mutant("merge-fence") {
             full_fence();
         }
+        self.window(Window::Trying);
         let unread = self.unread(slots, seq);
+        self.window(Window::Tried);
         for slot in slots {
             // SAFETY: as above.
             let this = unsafe { &**slot };
@@ -162,6 +165,7 @@ impl<T: Payload> Core<T> {
         let moves = self.moves();
         let entries = self.registry.records().flat_map(|r| r.entries());
         let there: BTreeSet<u64> = entries
+            .inspect(|_| self.window(Window::Scanning))
             .map(|entry| entry.load())
             .filter(|(state, _)| state.delays(seq))
             .map(|(_, addr)| addr)

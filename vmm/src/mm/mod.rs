@@ -151,6 +151,7 @@ mod sync;
 mod tests;
 mod tree;
 mod vma;
+mod window;
 
 pub use error::{LookupError, WriteError};
 pub use flags::VmFlags;
@@ -169,4 +170,8 @@ pub use section::{Drained, Published, WriteSection};
 pub use space::AddressSpace;
 pub use stats::MmStats;
 pub use strategy::{Capabilities, Strategy, UnknownStrategy};
+#[cfg(gracefault_mutants)]
+#[doc(hidden)]
+pub use sync::choose_mutant;
 pub use vma::{Payload, Vma, VmaInfo};
+pub use window::{AtWindow, Window};

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{DrainReport, Strategy};
+use super::{AtWindow, DrainReport, Strategy};
 
 /// What an address space may be beside its name and range. The default is the native
-/// strategy and no rank.
+/// strategy, no rank, and nothing at the windows of the protocol.
 ///
 /// ```
 /// use gracefault::mm::{AddrRange, AddressSpace, Payload, SpaceOptions, Strategy};
@@ -19,7 +19,7 @@ use super::{DrainReport, Strategy};
 /// let mm = AddressSpace::<Ram>::with_options("memory", range, options);
 /// assert_eq!(mm.strategy(), Strategy::Retry);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct SpaceOptions {
     /// How holds are kept, and how lookups wait.
     pub strategy: Strategy,
@@ -29,6 +29,10 @@ pub struct SpaceOptions {
     /// for ever. Debug builds panic where a lookup breaks the order, whether or not it
     /// would have to wait. Spaces that have no rank, or the same, are not told apart.
     pub rank: Option<u32>,
+    /// What to do between two steps of the protocol: for storms, which let threads
+    /// linger there. Lookups and drops in such a space are some nanoseconds slower;
+    /// what they do is the same.
+    pub at_window: Option<AtWindow>,
 }
 
 impl From<Strategy> for SpaceOptions {
@@ -37,6 +41,7 @@ impl From<Strategy> for SpaceOptions {
         Self {
             strategy,
             rank: None,
+            at_window: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::local;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::mutant;
-use super::{LookupError, LookupPath, Payload, Vma, VmaReadGuard, WaitOptions};
+use super::{LookupError, LookupPath, Payload, Vma, VmaReadGuard, WaitOptions, Window};
 
 /// A VMA held read-locked by whoever has this, on whichever thread: for what is
 /// still under way when the call that began it is over, such as a descriptor chain
@@ -89,7 +89,9 @@ impl<T: Payload> Clone for VmaPin<T> {
         if mutant("moves-first") {
             self.core.count_move();
         }
+        self.core.window(Window::Moving);
         entry.pin_at(self.entry().addr());
+        self.core.window(Window::Moving);
         // This one keeps a drain from ending until it is dropped, and by then the
         // drain knows that it has to look again.
         if !mutant("moves-first") {

@@ -384,7 +384,7 @@ impl<T: Payload> Core<T> {
         if seq & 1 == 0 {
             // SAFETY: the entry says that this thread walks, since before the number
             // was loaded.
-            let found = unsafe { self.find_between_sections(record, seq, addr) };
+            let found = unsafe { self.find_between_sections(record, seq, addr, &|_| ()) };
             if let Some(slot) = found {
                 // Whoever would change it has not begun, and waits for the entry.
                 entry.pin();

@@ -25,8 +25,9 @@ pub(super) struct Registry {
     head: AtomicPtr<Record>,
     closed: AtomicBool,
     pub(super) orphans: Orphans,
-    /// Whether lookups keep their holds elsewhere than in records.
-    aside: bool,
+    /// Whether lookups are to leave the usual way: since they keep their holds
+    /// elsewhere than in records, or linger at [windows](super::window).
+    pub(super) aside: bool,
 }
 
 impl Registry {

@@ -12,7 +12,7 @@ use super::plan::{Gone, Plan};
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::mutant;
-use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, WriteError};
+use super::{AddrRange, DrainReport, LockOptions, Payload, VmFlags, Vma, Window, WriteError};
 
 /// A write section that is being planned: the map lock is taken, no VMA is
 /// locked, nothing has changed. Dropping it gives everything up.
@@ -197,6 +197,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         // All that is to be built is built before anybody has to wait for it.
         let neighbours = core.unread(&plan.neighbours(), open.first);
         let next = Next::build(core, &mut plan, &neighbours, neighbours.is_empty());
+        core.window(Window::Planned);
         let outcome = core.lock_and_drain(&slots, &members, open.first, options);
         let mut drained = Drained {
             open,
@@ -256,6 +257,17 @@ impl<T: Payload> Drained<'_, T> {
         locked.map(|slot| slot.range()).collect()
     }
 
+    /// What is write-locked, in order, as it is before the section: what the plan
+    /// changes or removes, and the neighbours that are merged with what comes. All
+    /// that is mapped there after the section is made by it.
+    pub fn locked(&self) -> impl Iterator<Item = &Vma<T>> + '_ {
+        // SAFETY: in the drained write set, for as long as this is borrowed.
+        self.plan
+            .goes
+            .values()
+            .map(|slot| unsafe { (**slot).vma() })
+    }
+
     /// How the drain went.
     pub fn drain(&self) -> &DrainReport {
         &self.drain
@@ -292,10 +304,12 @@ impl<T: Payload> Drained<'_, T> {
         if !mutant("detach-late") {
             detach();
         }
+        core.window(Window::Detached);
         let version = next.into_version();
         if !mutant("publish-late") {
             core.set_root(version.root);
         }
+        core.window(Window::Published);
         core.writer.sections.fetch_add(1, Ordering::Relaxed);
         let mut removed = Vec::with_capacity(plan.gone.len());
         let mut whole = std::collections::BTreeSet::new();
@@ -320,6 +334,7 @@ impl<T: Payload> Drained<'_, T> {
         let number = open.first;
         let last = core.seq.load(Ordering::Relaxed);
         let waking = open.end();
+        core.window(Window::Ended);
         if mutant("publish-late") {
             core.set_root(version.root);
         }

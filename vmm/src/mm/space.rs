@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use super::core::{Core, Pace};
 use super::registry::Registry;
+use super::sync;
 use super::{
-    AddrRange, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published, SpaceOptions,
-    Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection, local,
+    AddrRange, Holder, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published,
+    SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection,
+    local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -52,10 +54,15 @@ impl<T: Payload> AddressSpace<T> {
     }
 
     fn build(name: String, range: AddrRange, options: SpaceOptions, seq: u64, pace: Pace) -> Self {
-        let SpaceOptions { strategy, rank } = options;
-        let registry = Registry::new(name, rank, strategy.is_aside());
+        let SpaceOptions {
+            strategy,
+            rank,
+            at_window,
+        } = options;
+        let aside = strategy.is_aside() || at_window.is_some();
+        let registry = Registry::new(name, rank, aside);
         Self {
-            core: Core::new(registry, range, strategy, seq, pace),
+            core: Core::new(registry, range, (strategy, at_window), seq, pace),
         }
     }
 
@@ -132,6 +139,26 @@ impl<T: Payload> AddressSpace<T> {
     pub fn vmas(&self, range: AddrRange) -> Vec<VmaInfo> {
         let record = local::record(&self.core.registry);
         self.core.bare_walk(record.get(), range)
+    }
+
+    /// Which readers there are in `range` now: on their way to a VMA, holding one, or
+    /// waiting for a writer. (Not those who hold by other means than an entry; see
+    /// [`Capabilities::names_holders`](super::Capabilities::names_holders).) They come
+    /// and go meanwhile; but who cannot come again, since nothing is mapped there, and
+    /// is not in it, is gone.
+    pub fn holders(&self, range: AddrRange) -> Vec<Holder> {
+        sync::full_fence();
+        let mut found = Vec::new();
+        for record in self.core.registry.records() {
+            for entry in record.entries() {
+                let (state, addr) = entry.load();
+                if state.delays(0) && range.contains(addr) {
+                    let (thread, kind) = (record.thread_name(), state.kind());
+                    found.push(Holder { thread, addr, kind });
+                }
+            }
+        }
+        found
     }
 
     /// Takes the map lock for reading. Blocks while a write section is open or

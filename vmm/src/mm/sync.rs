@@ -37,7 +37,6 @@ pub(crate) const MODEL: bool = cfg!(any(loom, shuttle));
 pub(crate) fn mutant(name: &str) -> bool {
     #[cfg(gracefault_mutants)]
     {
-        static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
         let chosen = || std::env::var("GRACEFAULT_MUTANT").unwrap_or_default();
         CHOSEN.get_or_init(chosen) == name
     }
@@ -46,6 +45,16 @@ pub(crate) fn mutant(name: &str) -> bool {
         let _ = name;
         false
     }
+}
+
+#[cfg(gracefault_mutants)]
+static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Leaves out the step with that name, from now on, in place of what the environment
+/// says. Returns whether it was in time: before anything of `mm` was used.
+#[cfg(gracefault_mutants)]
+pub fn choose_mutant(name: &str) -> bool {
+    CHOSEN.get_or_init(|| name.to_owned()) == name
 }
 
 /// `order`, or Relaxed if the mutant with that name is on.

@@ -31,6 +31,18 @@ impl Times {
         self.0.add(&other.0).expect("it grows to an hour");
     }
 
+    /// The time that no more than this share of them exceed, in nanoseconds.
+    pub fn quantile(&self, share: f64) -> u64 {
+        self.0.value_at_quantile(share).min(self.0.max())
+    }
+
+    /// Each different time and how many there are, as far as they are told apart.
+    pub fn each(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0
+            .iter_recorded()
+            .map(|at| (at.value_iterated_to(), at.count_at_value()))
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.0.len()
@@ -38,7 +50,7 @@ impl Times {
 
     /// The figures that are shown.
     pub fn summary(&self) -> Summary {
-        let quantile = |q| self.0.value_at_quantile(q).min(self.0.max());
+        let quantile = |q| self.quantile(q);
         Summary {
             count: self.0.len(),
             p50_ns: quantile(0.5),

@@ -24,7 +24,7 @@ use super::super::record::Record;
 use super::super::slot::Slot;
 use super::super::sync::atomic::Ordering;
 use super::super::sync::mutant;
-use super::super::{AddrRange, Payload, tree};
+use super::super::{AddrRange, Payload, Window, tree};
 use super::Strategy;
 
 impl<T: Payload> Core<T> {
@@ -37,7 +37,7 @@ impl<T: Payload> Core<T> {
         addr: u64,
     ) -> Option<Held<'a, T>> {
         if self.strategy != Strategy::Rwlock {
-            match self.attempt(record, record.vacant(), addr) {
+            match self.attempt_by(record, record.vacant(), addr, |at| self.window(at)) {
                 Attempt::Held(held) => return Some(self.keep(held)),
                 Attempt::Missing => return None,
                 Attempt::Locked { entry, .. } => self.leave(entry),
@@ -66,7 +66,7 @@ impl<T: Payload> Core<T> {
                 self.busy(record, addr, options, path)
             };
         }
-        match self.attempt(record, record.vacant(), addr) {
+        match self.attempt_by(record, record.vacant(), addr, |at| self.window(at)) {
             Attempt::Held(held) => Ok(self.keep(held)),
             Attempt::Missing => Err(Ended::Missing),
             Attempt::Locked { entry, slot, seq } => {
@@ -94,7 +94,9 @@ impl<T: Payload> Core<T> {
             if mutant("note-first") {
                 held.entry.note();
             }
+            self.window(Window::Counting);
             held.slot.count_up();
+            self.window(Window::Counting);
             held.entry.note();
         }
         held
@@ -135,8 +137,10 @@ impl<T: Payload> Core<T> {
     pub(in super::super) fn put_and_ring(&self, slot: &Slot<T>, entry: &Entry) {
         let marked = slot.is_locked(self.seq.load(Ordering::Relaxed));
         let addr = entry.addr();
+        self.window(Window::Leaving);
         entry.clear();
         self.put(slot);
+        self.window(Window::Left);
         if marked {
             self.bell.ring(addr);
         }
@@ -145,6 +149,7 @@ impl<T: Payload> Core<T> {
     /// A guard's entry has become a pin, which holds from now on.
     pub(in super::super) fn pinned(&self, slot: &Slot<T>) {
         if self.strategy.is_aside() {
+            self.window(Window::Moving);
             // The drain may have seen the note, and see the count gone.
             if !mutant("pinned-moves") {
                 self.count_move();

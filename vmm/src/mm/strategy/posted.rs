@@ -17,7 +17,7 @@ use super::super::lookup::{self, Attempt, Ended, LookupPath, Outcome, WaitOption
 use super::super::record::Record;
 use super::super::sync::atomic::Ordering;
 use super::super::sync::{Watch, mutant};
-use super::super::{KillFlag, LookupError, Payload, tree};
+use super::super::{KillFlag, LookupError, Payload, Window, tree};
 use super::Strategy;
 
 impl<T: Payload> Core<T> {
@@ -47,6 +47,7 @@ impl<T: Payload> Core<T> {
                 if mutant("posted-late") {
                     self.writer.map_lock.end_read();
                 }
+                self.window(Window::Moving);
                 let entry = record.vacant();
                 entry.walk(addr);
                 let held = lookup::hold(entry, slot);
@@ -58,9 +59,11 @@ impl<T: Payload> Core<T> {
                 return Ok(held);
             }
             self.writer.map_lock.end_read();
+            self.window(Window::MapLock);
             path.retries += 1;
             record.count_retry();
-            match self.attempt(record, record.vacant(), addr) {
+            let vacant = record.vacant();
+            match self.attempt_by(record, vacant, addr, |at| self.window(at)) {
                 Attempt::Held(held) => return Ok(held),
                 Attempt::Missing => return Err(Ended::Missing),
                 Attempt::Locked {
@@ -128,6 +131,7 @@ impl<T: Payload> Core<T> {
         record.counts.wait.add();
         over(path, None)?;
         let since = Watch::start();
+        self.window(Window::MapLock);
         self.writer.map_lock.read_in_turn();
         over(path, Some(since)).inspect_err(|_| self.writer.map_lock.end_read())
     }

@@ -177,8 +177,8 @@ fn spaces_are_looked_up_in_the_order_of_their_ranks() {
 fn looked_up_in_order(strategy: super::super::Strategy) {
     let ranked = |name, rank| {
         let options = SpaceOptions {
-            strategy,
             rank: Some(rank),
+            ..strategy.into()
         };
         let mm = Space::with_options(name, range(0, 1 << 20), options);
         assert_eq!(mm.strategy(), strategy);
