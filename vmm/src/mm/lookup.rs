@@ -42,6 +42,11 @@ pub struct Waited {
     pub section: u64,
     /// From falling asleep to being awake again.
     pub time: Duration,
+    /// When it fell asleep, on the clock of the space's
+    /// [observer](super::Observer); 0 if it has none.
+    pub from: u64,
+    /// When it was awake again, on that clock.
+    pub until: u64,
 }
 
 /// How a lookup went, for those who record it.
@@ -429,7 +434,7 @@ impl<T: Payload> Core<T> {
         // The writer may have been waiting for the walk; it does not for the wait.
         self.bell.ring(addr);
         record.counts.wait.add();
-        let since = Watch::start();
+        let (since, from) = (Watch::start(), self.stamp());
         if let Some(kill) = options.kill {
             kill.register(self.gate.clone());
         }
@@ -442,6 +447,8 @@ impl<T: Payload> Core<T> {
         path.waited = Some(Waited {
             section: seq,
             time: since.elapsed(),
+            from,
+            until: self.stamp(),
         });
         if let Err(error) = outcome {
             // No trace is left for a writer to wait for.
