@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gracefault::machine::{MachineConfig, MemoryConfig, Sabotage};
+use gracefault::trace::record::RecordOptions;
 use gracefault_guest::abi::Workload;
 
 use super::backing::{self, BackingKeys, MemoryArgs};
+use super::trace::TraceArgs;
 use super::units::parse_size;
 
 /// Guest memory as VMAs: runs a tiny guest on KVM while memory comes and goes
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what this host can and cannot do, and what to do about it.
     Check(CheckArgs),
+    /// Record the exits of a run, and see what they were and what they waited for.
+    Trace(TraceArgs),
 }
 
 #[derive(Args, Debug)]
@@ -74,6 +78,12 @@ pub(crate) struct RunArgs {
     /// The KVM device.
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub(crate) kvm_device: PathBuf,
+    /// Record each exit and each write section into this file (see `trace`).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// How to record; `trace record` sets it.
+    #[arg(skip)]
+    pub(crate) record: RecordOptions,
     /// For tests of the run's own checks: falsify something.
     #[arg(long = "break", value_name = "WHAT", hide = true)]
     pub(crate) sabotage: Option<SabotageName>,

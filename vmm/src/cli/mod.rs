@@ -6,6 +6,7 @@ mod check;
 mod progress;
 mod run;
 mod tables;
+mod trace;
 mod units;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ pub(crate) fn main() -> ExitCode {
         None => run::run(&cli.run),
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Trace(args)) => trace::trace(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,7 @@ const STYLE: TableStyle =
     presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table whose columns from `numbers` on are numbers.
-fn table(header: &[&str], numbers: usize) -> Table {
+pub(super) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(header.to_vec());
     for column in numbers..header.len() {
@@ -29,7 +29,7 @@ fn table(header: &[&str], numbers: usize) -> Table {
     table
 }
 
-fn section(out: &mut String, title: &str, table: &Table) {
+pub(super) fn section(out: &mut String, title: &str, table: &Table) {
     // Writing to a string does not fail.
     let _ = writeln!(out, "\n{title}\n{table}");
 }
@@ -267,7 +267,7 @@ fn verdict(report: &RunReport) -> String {
     out
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 

@@ -18,6 +18,7 @@ use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
 use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
+use crate::trace::record::Recording;
 
 /// A machine that has not run yet. Dropping it gives everything back.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Machine {
     pub(super) serial: Arc<SerialConsole>,
     /// Taken when the run ends.
     pub(super) console: Option<Console>,
+    /// What records the run, if asked.
+    pub(super) recording: Option<Recording>,
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
@@ -124,6 +127,7 @@ impl Machine {
             pages,
             serial,
             console: Some(console),
+            recording: None,
             kvm_counts,
             _slots: slots,
         })
