@@ -400,6 +400,11 @@ impl Section {
         })
     }
 
+    /// VMAs that came or went.
+    pub fn changes(&self) -> u64 {
+        u64::from(self.added) + u64::from(self.removed)
+    }
+
     /// Whether `number` is one of its numbers.
     pub fn has_number(&self, number: u64) -> bool {
         let after = number.wrapping_sub(self.number);

@@ -7,6 +7,7 @@
 //! | [`event`] | what is recorded |
 //! | [`file`] | the file: writing and reading it |
 //! | [`export`] | Perfetto, JSON lines, OpenMetrics |
+//! | [`html`] | a page for a browser |
 //! | [`links`] | which write section a wait was for |
 //! | [`replay`] | a recorded stream, sent to the map and the devices again |
 //! | [`report`] | tables: what `perf kvm stat` has, percentiles, waits |
@@ -16,6 +17,7 @@ mod exits;
 pub mod export;
 pub mod file;
 mod histogram;
+pub mod html;
 pub mod links;
 pub mod record;
 pub mod replay;

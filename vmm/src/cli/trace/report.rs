@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-//use gracefault::trace::html;
+use gracefault::trace::html;
 use gracefault::trace::report::{self, By, SortKey};
 
 use super::super::{Failure, print_json, print_text};
@@ -72,7 +72,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<(), Failure> {
     let trace = open(&args.file)?;
     let filter = args.filter.filter();
     if let Some(path) = &args.html {
-        return std::fs::write(path, String::new())
+        return std::fs::write(path, html::page(&trace, &filter))
             .map_err(|error| Failure::Broken(format!("{}: {error}", path.display())));
     }
     let by = match args.event {

@@ -8,6 +8,8 @@ mod format;
 mod meta;
 mod output;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod time;
 
 pub(super) use meta::Threads;

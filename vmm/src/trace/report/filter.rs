@@ -109,7 +109,7 @@ impl Filter {
 
     /// Whether a write section is let through.
     pub fn takes_section(&self, trace: &TraceFile, links: &Links<'_>, section: &Section) -> bool {
-        let is_there = section.added + section.removed > 0;
+        let is_there = section.changes() > 0;
         let overlaps = |(first, last)| is_there && section.start <= last && first <= section.last;
         self.addr.is_none_or(overlaps)
             && self.takes_time(trace, section.opened)

@@ -142,7 +142,7 @@ pub fn sections(trace: &TraceFile, filter: &Filter, sort: SortKey) -> SectionVie
         group.holders += u64::from(section.holders);
         group.waits += count;
         group.waited = group.waited.saturating_add(waited);
-        let is_there = section.added + section.removed > 0;
+        let is_there = section.changes() > 0;
         rows.push(SectionRow {
             number: section.number,
             what: word(section),

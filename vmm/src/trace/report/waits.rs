@@ -68,7 +68,7 @@ pub fn waits(trace: &TraceFile, filter: &Filter, sort: SortKey) -> WaitView {
         let release = links.release(exit);
         let section = links.section(space_of(exit.kind), wait.section);
         let section = section.map(|(_, section)| section);
-        let changed = section.filter(|section| section.added + section.removed > 0);
+        let changed = section.filter(|section| section.changes() > 0);
         let writer = release.map(|release| &trace.threads[release.thread]);
         rows.push(WaitRow {
             vcpu: exit.vcpu.into(),

@@ -140,7 +140,7 @@ impl<W: Write> Export<'_, W> {
         let end = section.ended.max(released.at).max(start);
         self.free_at = end;
         let name = self.links.name(section.space, section.start);
-        let title = match section.added + section.removed {
+        let title = match section.changes() {
             0 => "section".to_owned(),
             _ => format!("{} {name}", section.what.name()),
         };
