@@ -30,7 +30,7 @@ pub(super) struct Shared {
 
 /// Why a vCPU's handler ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub enum Ending {
     /// The guest did, by the exit device.
     Guest(Fate),
     /// The guest halted, with interrupts off: it will not go on.
@@ -65,7 +65,8 @@ pub(super) struct Ended {
 }
 
 /// Answers the exits of one vCPU, on its thread.
-pub(super) struct ExitPath {
+#[derive(Debug)]
+pub struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
     ended: Ended,
@@ -103,6 +104,30 @@ impl ExitPath {
             hand_in,
             forget_one,
         }
+    }
+
+    /// One for a vCPU of no [`Machine`](super::Machine), which answers its exits from
+    /// `memory` and `ports`; each is recorded by `recorder`, if there is one.
+    pub fn alone(
+        memory: Arc<GuestSpace>,
+        ports: Arc<GuestSpace>,
+        recorder: Option<VcpuRecorder>,
+    ) -> Self {
+        let shared = Shared {
+            vcpus: 1,
+            memory,
+            ports,
+            exit_device: Arc::new(ExitDevice::new(1)),
+            controller: Arc::new(HotplugController::new(1)),
+            kill: KillFlag::new(),
+        };
+        let (nobody, _) = std::sync::mpsc::channel();
+        Self::new(0, Arc::new(shared), nobody, recorder, false)
+    }
+
+    /// What it has counted so far.
+    pub fn counted(&self) -> &VcpuTrace {
+        &self.ended.trace
     }
 
     /// Records an exit that is done, but for `KVM_RUN`.

@@ -27,6 +27,7 @@ mod verdict;
 pub use build::Machine;
 pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
 pub use error::MachineError;
+pub use exit_path::{Ending, ExitPath};
 pub use report::{
     ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RefusedReport, RunReport,
     TraceReport, VcpuReport, Verdict,

@@ -328,7 +328,12 @@ fn mend(bytes: &mut [u8]) {
 #[test]
 fn a_million_mutations() {
     let asked = std::env::var("GRACEFAULT_MUTATIONS").ok();
-    let mutations: u64 = asked.map_or(1_000_000, |n| n.parse().expect("a number"));
+    let usual = if cfg!(debug_assertions) {
+        100_000
+    } else {
+        1_000_000
+    };
+    let mutations: u64 = asked.map_or(usual, |n| n.parse().expect("a number"));
     let (bytes, _) = written(&small(), 3, 1 << 20, OnFull::Drop, true);
     let threads = 2;
     let run = |thread: u64| {
