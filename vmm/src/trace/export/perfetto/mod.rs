@@ -12,7 +12,7 @@ use std::io::{self, Write};
 
 use super::super::TraceFile;
 use super::super::event::{Event, Exit, Round, Section};
-use super::super::links::Links;
+use super::super::links::{Links, space_of};
 use super::super::report::Filter;
 use arrows::{Arrows, to_publish, to_retry};
 use packets::{Named, Packets, Track};
@@ -85,7 +85,7 @@ impl<W: Write> Export<'_, W> {
             by => format!("{} {by}", exit.kind),
         };
         let mut named = Named::new("exit", name).number("vcpu", exit.vcpu.into());
-        if let Some(_) = exit.served {
+        if exit.served.is_some() {
             named = named
                 .address("addr", exit.addr)
                 .number("len", exit.len.into())
@@ -109,7 +109,7 @@ impl<W: Write> Export<'_, W> {
             .begin(track, self.trace.time.boot_ns(start), named)?;
         if let Some(wait) = exit.wait {
             let number = self.arrows.wait(t, n);
-            let key = (super::super::links::space_of(exit.kind), wait.section);
+            let key = (space_of(exit.kind), wait.section);
             let released = self.arrows.released(key).filter(|_| number.is_some());
             let latest = released.map_or(end, |released| released.at);
             let until = wait.until.clamp(start, end);
