@@ -7,6 +7,7 @@
 mod support;
 
 #[path = "run/command.rs"]
+#[allow(dead_code, reason = "`run` uses all of it")]
 mod command;
 
 #[path = "trace/agrees.rs"]
