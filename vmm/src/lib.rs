@@ -5,6 +5,7 @@
 //! | module | what it is | feature |
 //! |---|---|---|
 //! | [`mm`] | the map, its locks and lookups; for any VMM | always there |
+//! | [`clock`] | time stamps for every exit | `memory` |
 //! | [`memory`] | guest RAM over the map, and what an access does | `memory` |
 //! | [`kvm`] | `/dev/kvm`: memslots, vCPUs, exits | `kvm` |
 //! | [`devices`] | what answers MMIO and PIO | `kvm` |
@@ -16,6 +17,8 @@
 //! The `gracefault` command is the feature `cli`, on by default; take this crate
 //! with `default-features = false` to have the map alone, without dependencies.
 
+#[cfg(feature = "memory")]
+pub mod clock;
 #[cfg(feature = "kvm")]
 pub mod devices;
 #[cfg(feature = "kvm")]

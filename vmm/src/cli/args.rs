@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gracefault::machine::{MachineConfig, MemoryConfig, Sabotage};
+use gracefault::trace::record::RecordOptions;
 use gracefault_guest::abi::Workload;
 
 use super::backing::{self, BackingKeys, MemoryArgs};
 use super::stress::StressArgs;
+use super::trace::TraceArgs;
 use super::units::parse_size;
 
 /// Guest memory as VMAs: runs a tiny guest on KVM while memory comes and goes
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     /// Readers and writers that race on purpose, with or without KVM, and oracles
     /// that fail if the map is wrong.
     Stress(StressArgs),
+    /// Record the exits of a run, and see what they were and what they waited for.
+    Trace(TraceArgs),
 }
 
 #[derive(Args, Debug)]
@@ -78,6 +82,12 @@ pub(crate) struct RunArgs {
     /// The KVM device.
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub(crate) kvm_device: PathBuf,
+    /// Record each exit and each write section into this file (see `trace`).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// How to record; `trace record` sets it.
+    #[arg(skip)]
+    pub(crate) record: RecordOptions,
     /// For tests of the run's own checks: falsify something.
     #[arg(long = "break", value_name = "WHAT", hide = true)]
     pub(crate) sabotage: Option<SabotageName>,

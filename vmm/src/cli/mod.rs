@@ -8,6 +8,7 @@ mod run;
 mod stress;
 mod stress_tables;
 mod tables;
+mod trace;
 mod units;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Stress(args)) => stress::stress(&args),
+        Some(Command::Trace(args)) => trace::trace(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

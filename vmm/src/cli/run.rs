@@ -17,7 +17,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let (stop, run_is_over) = stop_by_signal()?;
     let line = Line::new(config.duration);
     let console = line.beside(console(args.json)?);
-    let machine = Machine::new(config, console).map_err(explain)?;
+    // Before the machine is made: a file that cannot be written should not cost a run.
+    let trace = args.trace_file()?;
+    let mut machine = Machine::new(config, console).map_err(explain)?;
+    if let Some((file, options)) = trace {
+        machine
+            .record(file, &options)
+            .map_err(|error| Failure::Cannot(error.to_string()))?;
+    }
     let report = machine
         .run(&stop, &mut |progress| line.show(progress))
         .map_err(explain)?;
@@ -27,6 +34,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         true => print_json(&report)?,
         false => print_text(&tables::run(&report))?,
     }
+    trace_told(args, &report)?;
     conclude(&report, &stop)
 }
 
@@ -45,6 +53,26 @@ pub(super) fn stop_by_signal() -> Result<(StopRequest, Arc<AtomicBool>), Failure
             .map_err(|error| Failure::Broken(format!("catching signals: {error}")))?;
     }
     Ok((stop, run_is_over))
+}
+
+/// Says what became of the trace.
+fn trace_told(args: &RunArgs, report: &RunReport) -> Result<(), Failure> {
+    let (Some(path), Some(trace)) = (&args.trace, &report.trace) else {
+        return Ok(());
+    };
+    let path = path.display();
+    if let Some(error) = &trace.error {
+        return Err(Failure::Broken(format!("{path} is not complete: {error}")));
+    }
+    if trace.lost > 0 {
+        tell(&format_args!(
+            "{} of {} events were lost: give the trace more room (trace record \
+             --size), record fewer (--events), or keep the last ones (--on-full overwrite)",
+            trace.lost,
+            trace.events + trace.lost
+        ));
+    }
+    Ok(())
 }
 
 /// Where the guest's lines go. A file of its own, since a thread that is stuck in

@@ -267,7 +267,7 @@ fn verdict(report: &RunReport) -> String {
     out
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 

@@ -19,6 +19,7 @@ use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
 use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
+use crate::trace::record::Recording;
 
 /// A machine that has not run yet. Dropping it gives everything back.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Machine {
     pub(super) console: Option<Console>,
     /// Set from outside: the guest is to end, as when its time is over.
     pub(super) finish: Arc<AtomicBool>,
+    /// What records the run, if asked.
+    pub(super) recording: Option<Recording>,
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
@@ -131,6 +134,7 @@ impl Machine {
             serial,
             console: Some(console),
             finish: Arc::default(),
+            recording: None,
             kvm_counts,
             _slots: slots,
         })

@@ -3,14 +3,16 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use gracefault_guest::abi::{self, device};
 
+use crate::clock::{self, Rate};
 use crate::devices::{ExitDevice, Fate, HotplugController};
 use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
 use crate::memory::{Access, AccessError, GuestSpace};
 use crate::mm::{KillFlag, LookupError};
+use crate::trace::event;
+use crate::trace::record::VcpuRecorder;
 use crate::trace::{ExitKind, VcpuTrace};
 
 /// What the vCPUs of a machine share.
@@ -28,7 +30,7 @@ pub(super) struct Shared {
 
 /// Why a vCPU's handler ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub enum Ending {
     /// The guest did, by the exit device.
     Guest(Fate),
     /// The guest halted, with interrupts off: it will not go on.
@@ -63,11 +65,16 @@ pub(super) struct Ended {
 }
 
 /// Answers the exits of one vCPU, on its thread.
-pub(super) struct ExitPath {
+#[derive(Debug)]
+pub struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
     ended: Ended,
     second_try: SecondTry,
+    /// How long a tick is.
+    rate: Rate,
+    /// Who records each exit by itself, if somebody does.
+    recorder: Option<VcpuRecorder>,
     /// Where the figures go when the vCPU has ended, however it did.
     hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
     /// A test's: forget the next exit.
@@ -79,6 +86,7 @@ impl ExitPath {
         vcpu: usize,
         shared: Arc<Shared>,
         hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
+        recorder: Option<VcpuRecorder>,
         forget_one: bool,
     ) -> Self {
         let ended = Ended {
@@ -91,39 +99,113 @@ impl ExitPath {
             shared,
             ended,
             second_try: SecondTry::default(),
+            rate: Rate::of_this_machine(),
+            recorder,
             hand_in,
             forget_one,
         }
     }
 
+    /// One for a vCPU of no [`Machine`](super::Machine), which answers its exits from
+    /// `memory` and `ports`; each is recorded by `recorder`, if there is one.
+    pub fn alone(
+        memory: Arc<GuestSpace>,
+        ports: Arc<GuestSpace>,
+        recorder: Option<VcpuRecorder>,
+    ) -> Self {
+        let shared = Shared {
+            vcpus: 1,
+            memory,
+            ports,
+            exit_device: Arc::new(ExitDevice::new(1)),
+            controller: Arc::new(HotplugController::new(1)),
+            kill: KillFlag::new(),
+        };
+        let (nobody, _) = std::sync::mpsc::channel();
+        Self::new(0, Arc::new(shared), nobody, recorder, false)
+    }
+
+    /// What it has counted so far.
+    pub fn counted(&self) -> &VcpuTrace {
+        &self.ended.trace
+    }
+
+    /// Records an exit that is done, but for `KVM_RUN`.
+    #[inline]
+    fn done(&mut self, seen: &Seen, access: &Access) {
+        let end = clock::ticks();
+        let ns = self.rate.ns(end.saturating_sub(seen.since));
+        self.ended.trace.access(seen.kind, seen.addr, access, ns);
+        self.record(seen, Some(access), end, false);
+    }
+
+    /// Records an exit that was no access.
+    fn done_otherwise(&mut self, kind: ExitKind, since: u64) {
+        let end = clock::ticks();
+        let ns = self.rate.ns(end.saturating_sub(since));
+        self.ended.trace.other(kind, ns);
+        self.record(&Seen::nothing(kind, since), None, end, false);
+    }
+
+    #[inline]
+    fn record(&mut self, seen: &Seen, access: Option<&Access>, end: u64, failed: bool) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        if !recorder.wants(seen.kind) {
+            return;
+        }
+        let waited = access.and_then(|access| access.path.waited);
+        recorder.exit(event::Exit {
+            kind: seen.kind,
+            served: access.map(|access| access.served),
+            fragment: seen.fragment,
+            failed,
+            nested: access.is_some_and(|access| access.path.nested),
+            len: seen.len,
+            piece: seen.piece,
+            vcpu: 0,
+            start: seen.since,
+            looked_up: access.map_or(0, |access| access.looked_up),
+            end,
+            addr: seen.addr,
+            vma: access.and_then(|access| access.vma),
+            wait: waited.map(|waited| event::Wait {
+                section: waited.section,
+                from: waited.from,
+                until: waited.until,
+            }),
+            data: seen.data,
+        });
+    }
+
     /// Carries out one MMIO exit.
-    fn mmio(
-        &mut self,
-        kind: ExitKind,
-        gpa: u64,
-        fragment: bool,
-        result: Result<Access, AccessError>,
-        since: Instant,
-    ) -> ControlFlow<Ending> {
+    #[inline]
+    fn mmio(&mut self, seen: Seen, result: Result<Access, AccessError>) -> ControlFlow<Ending> {
         if std::mem::take(&mut self.forget_one) {
             return ControlFlow::Continue(());
         }
         // Counted before the access is judged: KVM has counted it in any case.
         let trace = &mut self.ended.trace;
-        *if fragment {
+        *if seen.fragment {
             &mut trace.mmio_fragments
         } else {
             &mut trace.mmio_exits
         } += 1;
         let access = match result {
             Ok(access) => access,
-            Err(error) => return ControlFlow::Break(error.into()),
+            Err(error) => {
+                self.record(&seen, None, clock::ticks(), true);
+                return ControlFlow::Break(error.into());
+            }
         };
-        if !fragment && let Some(index) = access.vma.and_then(device_index) {
+        if !seen.fragment
+            && let Some(index) = access.vma.and_then(device_index)
+        {
             self.ended.accesses[index] += 1;
         }
-        trace.access(kind, gpa, &access, since.elapsed());
-        let ends = kind == ExitKind::MmioWrite && access.vma == Some(abi::EXIT_GPA);
+        self.done(&seen, &access);
+        let ends = seen.kind == ExitKind::MmioWrite && access.vma == Some(abi::EXIT_GPA);
         match ends
             .then(|| self.shared.exit_device.fate(self.vcpu))
             .flatten()
@@ -139,26 +221,91 @@ impl ExitPath {
         kind: ExitKind,
         port: u16,
         accesses: impl Iterator<Item = PioData<'a>>,
-        since: Instant,
+        since: u64,
     ) -> ControlFlow<Ending> {
+        let mut seen = Seen {
+            addr: port.into(),
+            ..Seen::nothing(kind, since)
+        };
         let mut last = Access::default();
         for data in accesses {
             let (port, kill) = (u64::from(port), Some(&self.shared.kill));
             let result = match data {
-                PioData::In(data) => self.shared.ports.read(port, data, kill),
-                PioData::Out(data) => self.shared.ports.write(port, data, kill),
+                PioData::In(data) => {
+                    let result = self.shared.ports.read(port, data, kill);
+                    seen.add(data);
+                    result
+                }
+                PioData::Out(data) => {
+                    seen.add(data);
+                    self.shared.ports.write(port, data, kill)
+                }
             };
             last = match result {
                 Ok(access) => access,
-                Err(error) => return ControlFlow::Break(error.into()),
+                Err(error) => {
+                    self.record(&seen, None, clock::ticks(), true);
+                    return ControlFlow::Break(error.into());
+                }
             };
             let sends = kind == ExitKind::PioOut && port == u64::from(abi::SERIAL_PORT);
             self.ended.serial += u64::from(sends);
         }
-        self.ended
-            .trace
-            .access(kind, port.into(), &last, since.elapsed());
+        self.done(&seen, &last);
         ControlFlow::Continue(())
+    }
+}
+
+/// What is known of an exit before anybody has answered it, and its data.
+struct Seen {
+    kind: ExitKind,
+    addr: u64,
+    fragment: bool,
+    /// Bytes.
+    len: u16,
+    /// Bytes of one of several accesses; 0 if there is one.
+    piece: u8,
+    /// The first eight bytes.
+    data: u64,
+    /// When `KVM_RUN` had returned.
+    since: u64,
+}
+
+impl Seen {
+    fn nothing(kind: ExitKind, since: u64) -> Self {
+        Self {
+            kind,
+            addr: 0,
+            fragment: false,
+            len: 0,
+            piece: 0,
+            data: 0,
+            since,
+        }
+    }
+
+    /// More data of it.
+    fn add(&mut self, data: &[u8]) {
+        let (shift, piece) = (8 * u32::from(self.len), data.len() as u8);
+        self.data |= word(data).checked_shl(shift).unwrap_or(0);
+        self.piece = if self.len == 0 { 0 } else { piece };
+        self.len = self.len.saturating_add(data.len() as u16);
+    }
+}
+
+/// Up to eight bytes as a number, the first of them the lowest.
+#[inline]
+fn word(data: &[u8]) -> u64 {
+    match *data {
+        [a] => a.into(),
+        [a, b] => u16::from_le_bytes([a, b]).into(),
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => data
+            .iter()
+            .take(8)
+            .rev()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte)),
     }
 }
 
@@ -182,7 +329,7 @@ impl VcpuHandler for ExitPath {
     type Output = Ending;
 
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
-        let since = Instant::now();
+        let since = clock::ticks();
         if !matches!(exit, Exit::Interrupted) {
             self.second_try.went_on(regs);
         }
@@ -196,7 +343,18 @@ impl VcpuHandler for ExitPath {
                 if result.is_err() {
                     data.fill(0xff);
                 }
-                self.mmio(ExitKind::MmioRead, gpa, fragment, result, since)
+                self.mmio(
+                    Seen {
+                        kind: ExitKind::MmioRead,
+                        addr: gpa,
+                        fragment,
+                        len: data.len() as u16,
+                        piece: 0,
+                        data: word(data),
+                        since,
+                    },
+                    result,
+                )
             }
             Exit::MmioWrite {
                 gpa,
@@ -204,7 +362,18 @@ impl VcpuHandler for ExitPath {
                 fragment,
             } => {
                 let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
-                self.mmio(ExitKind::MmioWrite, gpa, fragment, result, since)
+                self.mmio(
+                    Seen {
+                        kind: ExitKind::MmioWrite,
+                        addr: gpa,
+                        fragment,
+                        len: data.len() as u16,
+                        piece: 0,
+                        data: word(data),
+                        since,
+                    },
+                    result,
+                )
             }
             Exit::PioIn { port, size, data } => {
                 let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
@@ -215,13 +384,11 @@ impl VcpuHandler for ExitPath {
                 self.pio(ExitKind::PioOut, port, accesses, since)
             }
             Exit::Halt => {
-                self.ended.trace.other(ExitKind::Halt, since.elapsed());
+                self.done_otherwise(ExitKind::Halt, since);
                 ControlFlow::Break(Ending::Halted)
             }
             Exit::Interrupted => {
-                self.ended
-                    .trace
-                    .other(ExitKind::Interrupted, since.elapsed());
+                self.done_otherwise(ExitKind::Interrupted, since);
                 ControlFlow::Continue(())
             }
         }
@@ -278,6 +445,16 @@ impl Drop for ExitPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_of_any_length_is_a_word() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+        for len in 0..=10 {
+            let mut padded = [0; 8];
+            padded[..len.min(8)].copy_from_slice(&bytes[..len.min(8)]);
+            assert_eq!(word(&bytes[..len]), u64::from_le_bytes(padded), "{len}");
+        }
+    }
 
     /// Everything else that fails says why.
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn rows(machine: &Machine, exits: &ExitTable) -> Vec<ExitRow> {
 pub(super) fn groups(machine: &Machine, exits: &ExitTable) -> Vec<ExitGroup> {
     let all = total(exits);
     let mut groups: BTreeMap<(ExitKind, String), (usize, Times)> = BTreeMap::new();
-    for (key, times) in exits {
+    for (key, times) in exits.iter() {
         let group = groups.entry((key.kind, target(machine, key))).or_default();
         group.0 += 1;
         group.1.add(times);
@@ -49,7 +49,7 @@ pub(super) fn groups(machine: &Machine, exits: &ExitTable) -> Vec<ExitGroup> {
 }
 
 fn total(exits: &ExitTable) -> f64 {
-    exits.values().map(Times::count).sum::<u64>() as f64
+    exits.count() as f64
 }
 
 /// Who answers there.

@@ -19,6 +19,7 @@ mod exit_table;
 mod guest_pages;
 mod image;
 mod layout;
+mod recorded;
 mod report;
 mod run;
 mod verdict;
@@ -26,8 +27,9 @@ mod verdict;
 pub use build::Machine;
 pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
 pub use error::MachineError;
+pub use exit_path::{Ending, ExitPath};
 pub use report::{
     ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RefusedReport, RunReport,
-    VcpuReport, Verdict,
+    TraceReport, VcpuReport, Verdict,
 };
 pub use run::{Progress, StopRequest};

@@ -59,6 +59,8 @@ pub struct RunReport {
     pub console: ConsoleReport,
     /// Plugs and unplugs; `None` if none were to be made.
     pub hotplug: Option<HotplugReport>,
+    /// What was recorded of it; `None` if nothing was to be.
+    pub trace: Option<TraceReport>,
     /// The guest's own figures, all vCPUs together; `None` if no vCPU of it told.
     pub guest: Option<GuestReport>,
 }
@@ -151,6 +153,17 @@ pub struct HotplugReport {
     pub drained_readers: u64,
     /// Unplugs after which the host kept the addresses (not the memory).
     pub unmap_errors: u64,
+}
+
+/// What was recorded.
+#[derive(Clone, Debug, Serialize)]
+pub struct TraceReport {
+    /// Events that the file has, or had before it overwrote them.
+    pub events: u64,
+    /// Events that were lost for want of room, in a ring or in the file.
+    pub lost: u64,
+    /// If the file could not be written.
+    pub error: Option<String>,
 }
 
 /// What the guest says.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::exit_path::{Ended as Figures, Ending, ExitPath, Shared};
+use super::recorded;
 use super::verdict::{self, Outcome};
 use super::{Machine, MachineError, RunReport, Sabotage};
 use crate::devices::Fate;
@@ -109,7 +110,10 @@ impl Machine {
         let mut group = VcpuGroup::new();
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
             let forget = self.config.sabotage == Some(Sabotage::UncountedExit) && id == 0;
-            let path = ExitPath::new(id, self.shared.clone(), hand_in.clone(), forget);
+            let recorder = self.recording.as_ref();
+            let recorder = recorder.map(|recording| recording.vcpu(vcpu.id()));
+            let (shared, hand_in) = (self.shared.clone(), hand_in.clone());
+            let path = ExitPath::new(id, shared, hand_in, recorder, forget);
             group.spawn_with(vcpu, path)?;
         }
         drop(hand_in);
@@ -170,7 +174,12 @@ impl Machine {
             churned,
             console: console.unwrap_or_default(),
         };
-        Ok(verdict::judge(&self, outcome))
+        let mut report = verdict::judge(&self, outcome);
+        report.trace = self
+            .recording
+            .take()
+            .map(|recording| recorded::finish(recording, &report));
+        Ok(report)
     }
 
     /// The hotplug thread.

@@ -115,6 +115,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
             drained_readers: churn.drained_readers,
             unmap_errors: churn.unmap_errors,
         }),
+        trace: None,
         guest: (guest.reported > 0 || guest.rounds > 0).then_some(guest),
     }
 }
@@ -322,7 +323,7 @@ fn add_guest(sum: &mut GuestReport, told: &GuestVcpu) {
     sum.mismatches += told.mismatches;
 }
 
-fn workload_name(workload: Workload) -> &'static str {
+pub(super) fn workload_name(workload: Workload) -> &'static str {
     match workload {
         Workload::Hello => "hello",
         Workload::Mmio => "mmio",

@@ -19,9 +19,11 @@
 //! [`lock_vma_under_rcu_wait`]: crate::mm::AddressSpace::lock_vma_under_rcu_wait
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 
 use super::sigbus::Fault;
 use super::{Backing, Device, GuestSpace, LazyRam, PutInError};
+use crate::clock;
 use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions};
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
@@ -55,6 +57,10 @@ pub struct Access {
     pub parts: u32,
     /// Memslots of lazy RAM that it put in.
     pub slots: u32,
+    /// When the last lookup was over and its VMA's turn began, in
+    /// [ticks](crate::clock::ticks); 0 unless the space
+    /// [stamps](GuestSpace::stamp_accesses).
+    pub looked_up: u64,
 }
 
 impl Access {
@@ -215,6 +221,9 @@ impl GuestSpace {
                 .mm
                 .lock_vma_under_rcu_wait_with(at, options, &mut path)
                 .map_err(|error| AccessError::Lookup { addr: at, error })?;
+            if self.stamps.load(Ordering::Relaxed) {
+                access.looked_up = clock::ticks();
+            }
             let last = match &guard {
                 Some(vma) => vma.range().last(),
                 // What follows in the same granule is not mapped either.

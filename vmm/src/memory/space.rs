@@ -1,6 +1,7 @@
 //! A guest's address space: the map, and what may stand in it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Backing, Device, LogLimit, Mapping};
@@ -17,6 +18,8 @@ pub struct GuestSpace {
     /// A power of two: every VMA begins and ends at a multiple of it.
     pub(super) granule: u64,
     pub(super) complaints: LogLimit,
+    /// Whether accesses say when their lookups were over.
+    pub(super) stamps: AtomicBool,
 }
 
 impl GuestSpace {
@@ -47,12 +50,19 @@ impl GuestSpace {
             mm: AddressSpace::with_options(name, range, options),
             granule,
             complaints,
+            stamps: AtomicBool::new(false),
         }
     }
 
     /// The map, for lookups and write sections.
     pub fn mm(&self) -> &AddressSpace<Backing> {
         &self.mm
+    }
+
+    /// Whether accesses say when their lookup was [over](super::Access::looked_up),
+    /// from now on: a time stamp more for each.
+    pub fn stamp_accesses(&self, on: bool) {
+        self.stamps.store(on, Ordering::Relaxed);
     }
 
     /// Maps a device, in a write section of its own.

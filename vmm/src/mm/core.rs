@@ -1,6 +1,6 @@
 //! What the handles of one address space share.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::bell::Bell;
@@ -13,7 +13,7 @@ use super::registry::Registry;
 use super::slot::Slot;
 use super::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use super::sync::{Mutex, unless};
-use super::{AddrRange, AtWindow, MmStats, Payload, Strategy};
+use super::{AddrRange, AtWindow, MmStats, Observer, Payload, Strategy};
 
 /// An address space. The words that every lookup loads come first; only a writer
 /// stores to them.
@@ -49,6 +49,8 @@ pub(super) struct Writer {
     pub(super) drained_readers: AtomicU64,
     pub(super) rounds: AtomicU64,
     pub(super) pace: Pace,
+    /// Who is told of the sections. Looked at by writers, and by who waits for one.
+    pub(super) observer: OnceLock<Arc<dyn Observer>>,
 }
 
 /// How a drain sleeps.
@@ -94,6 +96,7 @@ impl<T: Payload> Core<T> {
                 drained_readers: AtomicU64::new(0),
                 rounds: AtomicU64::new(0),
                 pace,
+                observer: OnceLock::new(),
             },
             gate: Arc::new(Gate::new()),
             grace: Mutex::new(Grace::new()),
@@ -113,6 +116,16 @@ impl<T: Payload> Core<T> {
     #[inline]
     pub(super) fn root(&self) -> Child<T> {
         Child::from_raw(self.root.load(unless("root-acquire", Ordering::Acquire)))
+    }
+
+    /// Who is told of the sections.
+    pub(super) fn observer(&self) -> Option<&dyn Observer> {
+        self.writer.observer.get().map(|observer| &**observer)
+    }
+
+    /// Now, on the observer's clock; 0 if there is none.
+    pub(super) fn stamp(&self) -> u64 {
+        self.observer().map_or(0, Observer::now)
     }
 
     /// Puts a version in force.

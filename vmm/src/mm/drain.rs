@@ -117,7 +117,11 @@ impl<T: Payload> Core<T> {
             }
             let slow = on_slow.as_mut().filter(|_| since.elapsed() >= tell_at);
             if slow.is_some() || round.elapsed() >= round_length {
+                let at = self.stamp();
                 self.gate.open(&self.seq, drain.seq);
+                if let Some(observer) = self.observer() {
+                    observer.round(drain.seq, at);
+                }
                 self.writer.rounds.fetch_add(1, Ordering::Relaxed);
                 self.window(Window::Round);
                 if !mutant("round-same") {

@@ -42,6 +42,11 @@ pub struct Waited {
     pub section: u64,
     /// From falling asleep to being awake again.
     pub time: Duration,
+    /// When it fell asleep, on the clock of the space's
+    /// [observer](super::Observer); 0 if it has none.
+    pub from: u64,
+    /// When it was awake again, on that clock.
+    pub until: u64,
 }
 
 /// How a lookup went, for those who record it.
@@ -486,7 +491,7 @@ impl<T: Payload> Core<T> {
         self.bell.ring(addr);
         record.counts.wait.add();
         self.window(Window::Waiting);
-        let since = Watch::start();
+        let (since, from) = (Watch::start(), self.stamp());
         if let Some(kill) = options.kill {
             kill.register(self.gate.clone());
         }
@@ -501,6 +506,8 @@ impl<T: Payload> Core<T> {
         path.waited = Some(Waited {
             section: seq,
             time: since.elapsed(),
+            from,
+            until: self.stamp(),
         });
         if let Err(error) = outcome {
             self.window(Window::CalledBack);

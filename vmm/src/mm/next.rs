@@ -1,10 +1,10 @@
 //! The next version of the map, built but not in force.
 
-use super::Payload;
 use super::core::Core;
 use super::edit::{Edit, Version};
 use super::plan::Plan;
 use super::slot::Slot;
+use super::{Payload, VmaInfo};
 
 /// The next version of the tree, with the slots that it adds. Dropped, it is
 /// given up.
@@ -53,6 +53,15 @@ impl<T: Payload> Next<T> {
         // SAFETY: the tree in force, under the map lock.
         this.version = Some(unsafe { Version::new(core.root(), &edits) });
         this
+    }
+
+    /// What comes.
+    pub(super) fn infos(&self) -> Vec<VmaInfo> {
+        // SAFETY: made from boxes above, and freed only by what takes `self`.
+        self.slots
+            .iter()
+            .map(|slot| unsafe { &**slot }.info())
+            .collect()
     }
 
     /// The version, for who puts it in force.

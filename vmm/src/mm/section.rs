@@ -1,13 +1,13 @@
 //! A write section: plan, lock and drain, publish.
 
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::drain::Members;
 use super::local;
 use super::next::Next;
+use super::observer::Notes;
 use super::plan::{Gone, Plan};
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
@@ -40,21 +40,35 @@ pub(super) struct Open<'a, T: Payload> {
     pub(super) core: &'a Core<T>,
     /// The section's first number.
     first: u64,
+    /// What the observer will be told.
+    notes: Notes,
+    /// Whether that is over.
+    over: bool,
 }
 
 impl<T: Payload> Open<'_, T> {
     /// Ends the section; how long it took to wake who waited for that.
-    fn end(self) -> Duration {
-        ManuallyDrop::new(self).close()
+    fn end(mut self) -> Duration {
+        self.close()
     }
 
     fn close(&mut self) -> Duration {
+        self.over = true;
         // Only who has the map lock stores to it.
         let seq = self.core.seq.load(Ordering::Relaxed);
+        let ended = self.core.stamp();
         let waking = match seq & 1 {
             1 => self.core.gate.open(&self.core.seq, seq),
             _ => Duration::ZERO,
         };
+        if let Some(observer) = self.core.observer() {
+            // Where nothing was locked, no number was used up.
+            let rounds = match seq & 1 == 1 {
+                true => seq.wrapping_sub(self.first) / 2 + 1,
+                false => 0,
+            };
+            observer.section(&self.notes.seen(self.first, rounds, ended));
+        }
         self.core.writer.map_lock.end_write();
         waking
     }
@@ -62,7 +76,9 @@ impl<T: Payload> Open<'_, T> {
 
 impl<T: Payload> Drop for Open<'_, T> {
     fn drop(&mut self) {
-        self.close();
+        if !self.over {
+            self.close();
+        }
     }
 }
 
@@ -78,7 +94,15 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let first = core.seq.load(Ordering::Relaxed).wrapping_add(1);
         Ok(Self {
             plan: Plan::new(core.root(), core.range, first),
-            open: Open { core, first },
+            open: Open {
+                core,
+                first,
+                notes: Notes {
+                    opened: core.stamp(),
+                    ..Notes::default()
+                },
+                over: false,
+            },
             half: false,
         })
     }
@@ -176,12 +200,13 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let Self {
             half,
             mut plan,
-            open,
+            mut open,
         } = self;
         if half {
             return Err(WriteError::HalfPlanned);
         }
         let core = open.core;
+        open.notes.planned = core.stamp();
         let slots: Vec<_> = plan.goes.values().copied().collect();
         // SAFETY: in the tree in force, under the map lock.
         let range = |slot: &*const Slot<T>| unsafe { &**slot }.range();
@@ -199,6 +224,10 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let next = Next::build(core, &mut plan, &neighbours, neighbours.is_empty());
         core.window(Window::Planned);
         let outcome = core.lock_and_drain(&slots, &members, open.first, options);
+        open.notes.holders = outcome.report.holders.len();
+        if outcome.clear {
+            open.notes.drained = core.stamp();
+        }
         let mut drained = Drained {
             open,
             next,
@@ -291,10 +320,18 @@ impl<T: Payload> Drained<'_, T> {
             mut plan,
             spare: _spare,
             next,
-            open,
+            mut open,
         } = self;
         let core = open.core;
         let goes = std::mem::take(&mut plan.goes);
+        if core.observer().is_some() {
+            open.notes.applied = core.stamp();
+            open.notes.published = true;
+            open.notes.added = next.infos();
+            let removed = goes.values();
+            // SAFETY: retired only below.
+            open.notes.removed = removed.map(|slot| unsafe { &**slot }.info()).collect();
+        }
         let detach = || {
             for slot in goes.values() {
                 // SAFETY: retired only below.

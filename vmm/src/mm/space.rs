@@ -8,9 +8,9 @@ use super::core::{Core, Pace};
 use super::registry::Registry;
 use super::sync;
 use super::{
-    AddrRange, Holder, LookupError, LookupPath, MmStats, MmapReadGuard, Payload, Published,
-    SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError, WriteSection,
-    local,
+    AddrRange, Holder, LookupError, LookupPath, MmStats, MmapReadGuard, Observer, Payload,
+    Published, SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError,
+    WriteSection, local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -64,6 +64,15 @@ impl<T: Payload> AddressSpace<T> {
         Self {
             core: Core::new(registry, range, (strategy, at_window), seq, pace),
         }
+    }
+
+    /// Has `observer` told of every section from now on, for as long as the space is
+    /// there. A space has one observer: another is handed back.
+    ///
+    /// # Errors
+    /// `observer`, if there is one already.
+    pub fn observe(&self, observer: Arc<dyn Observer>) -> Result<(), Arc<dyn Observer>> {
+        self.core.writer.observer.set(observer)
     }
 
     /// The name it was given.

@@ -1,12 +1,10 @@
 //! The exits of a vCPU, by kind and address.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Times;
+use super::{ExitTable, Times};
 use crate::memory::{Access, Served};
 
 /// The kind of an exit.
@@ -25,6 +23,21 @@ pub enum ExitKind {
     Halt,
     /// A signal; nothing that the guest did.
     Interrupted,
+}
+
+impl ExitKind {
+    /// What follows an address of this kind, as `perf kvm stat` has it; for those
+    /// without an address, all there is.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::MmioRead => "R",
+            Self::MmioWrite => "W",
+            Self::PioIn => "PIN",
+            Self::PioOut => "POUT",
+            Self::Halt => "HLT",
+            Self::Interrupted => "INTR",
+        }
+    }
 }
 
 /// A row of the exit table.
@@ -80,24 +93,16 @@ impl ExitKey {
 impl fmt::Display for ExitKey {
     /// As `perf kvm stat` has it: `0xd0000000:W`, `0x3f8:POUT`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let suffix = match self.kind {
-            ExitKind::MmioRead => "R",
-            ExitKind::MmioWrite => "W",
-            ExitKind::PioIn => "PIN",
-            ExitKind::PioOut => "POUT",
-            ExitKind::Halt => return f.write_str("HLT"),
-            ExitKind::Interrupted => return f.write_str("INTR"),
-        };
+        let suffix = self.kind.suffix();
+        if matches!(self.kind, ExitKind::Halt | ExitKind::Interrupted) {
+            return f.write_str(suffix);
+        }
         if *self == Self::overflow(self.kind) {
             return write!(f, "others:{suffix}");
         }
         write!(f, "{:#x}:{suffix}", self.addr)
     }
 }
-
-/// How long the exits of each kind and address took: from `KVM_RUN` returning to
-/// its next call.
-pub type ExitTable = HashMap<ExitKey, Times>;
 
 /// How many rows all vCPUs of a machine may make together: the guest chooses the
 /// addresses, and each row takes some kilobytes.
@@ -144,8 +149,8 @@ impl VcpuTrace {
         }
     }
 
-    /// Records an exit that was an access, and how long it took.
-    pub fn access(&mut self, kind: ExitKind, addr: u64, access: &Access, time: Duration) {
+    /// Records an exit that was an access, and how many nanoseconds it took.
+    pub fn access(&mut self, kind: ExitKind, addr: u64, access: &Access, ns: u64) {
         match access.served {
             Served::Unmapped => {
                 self.unmapped += 1;
@@ -161,38 +166,37 @@ impl VcpuTrace {
             (None, Some(_)) => self.lookups_fast += 1,
             (None, None) => self.lookups_none += 1,
         }
-        self.row(ExitKey::new(kind, addr, access), time);
+        self.row(ExitKey::new(kind, addr, access), ns);
     }
 
     /// Records an exit that was none.
-    pub fn other(&mut self, kind: ExitKind, time: Duration) {
+    pub fn other(&mut self, kind: ExitKind, ns: u64) {
         self.row(
             ExitKey {
                 kind,
                 served: None,
                 addr: 0,
             },
-            time,
+            ns,
         );
     }
 
-    fn row(&mut self, key: ExitKey, time: Duration) {
+    #[inline]
+    fn row(&mut self, key: ExitKey, ns: u64) {
         if let Some(times) = self.exits.get_mut(&key) {
-            return times.record(time);
+            return times.record_ns(ns);
         }
         let full = self.exits.len() >= self.max_rows;
         let key = match full {
             true => ExitKey::overflow(key.kind),
             false => key,
         };
-        self.exits.entry(key).or_default().record(time);
+        self.exits.row(key).record_ns(ns);
     }
 
     /// Adds what another vCPU's thread recorded.
     pub fn add(&mut self, other: &Self) {
-        for (key, times) in &other.exits {
-            self.exits.entry(*key).or_default().add(times);
-        }
+        self.exits.add(&other.exits);
         self.waits.add(&other.waits);
         let sums = [
             (&mut self.mmio_exits, other.mmio_exits),
@@ -250,21 +254,17 @@ mod tests {
         let rows = MAX_ROWS / 8;
         let exits = 2 * rows as u64;
         for addr in 0..exits {
-            trace.access(
-                ExitKind::MmioRead,
-                addr,
-                &device_at(addr),
-                Duration::from_nanos(1),
-            );
+            trace.access(ExitKind::MmioRead, addr, &device_at(addr), 1);
         }
         assert_eq!(trace.exits.len(), rows + 1);
-        let others = &trace.exits[&ExitKey::overflow(ExitKind::MmioRead)];
+        let others = trace.exits.get(&ExitKey::overflow(ExitKind::MmioRead));
+        let others = others.unwrap();
         assert_eq!(others.count(), exits - rows as u64);
         assert_eq!(trace.lookups_fast, exits);
         let mut sum = VcpuTrace::default();
         sum.add(&trace);
         sum.add(&trace);
         assert_eq!(sum.lookups_fast, 2 * exits);
-        assert_eq!(sum.exits.values().map(Times::count).sum::<u64>(), 2 * exits);
+        assert_eq!(sum.exits.count(), 2 * exits);
     }
 }

@@ -22,7 +22,13 @@ impl Times {
 
     /// Adds one.
     pub fn record(&mut self, time: Duration) {
-        let ns = time.min(MAX).as_nanos() as u64;
+        self.record_ns(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Adds one, in nanoseconds.
+    #[inline]
+    pub fn record_ns(&mut self, ns: u64) {
+        let ns = ns.min(MAX.as_nanos() as u64);
         self.0.record(ns).expect("it grows to an hour");
     }
 
@@ -46,6 +52,31 @@ impl Times {
     /// How many.
     pub fn count(&self) -> u64 {
         self.0.len()
+    }
+
+    /// The duration that this share of them is not longer than, in nanoseconds.
+    pub fn quantile_ns(&self, share: f64) -> u64 {
+        self.0.value_at_quantile(share).min(self.0.max())
+    }
+
+    /// How many are in each class of durations, `steps` to a doubling: its upper end
+    /// in nanoseconds, and the count; from the first that has one to the last.
+    pub fn classes(&self, steps: u32) -> Vec<(f64, u64)> {
+        let class = |ns: u64| ((ns.max(1) as f64).log2() * f64::from(steps)).floor() as i32;
+        let mut counts = std::collections::BTreeMap::new();
+        for value in self.0.iter_recorded() {
+            let at = value.value_iterated_to().min(self.0.max());
+            *counts.entry(class(at)).or_insert(0) += value.count_at_value();
+        }
+        let (Some(first), Some(last)) = (counts.keys().min(), counts.keys().max()) else {
+            return Vec::new();
+        };
+        let all = *first..=*last;
+        all.map(|class| {
+            let end = 2_f64.powf(f64::from(class + 1) / f64::from(steps));
+            (end, counts.get(&class).copied().unwrap_or(0))
+        })
+        .collect()
     }
 
     /// The figures that are shown.

@@ -115,10 +115,13 @@ impl<T: Payload> Core<T> {
         path: &mut LookupPath,
     ) -> Result<(), LookupError> {
         let over = |waited: &mut LookupPath, since: Option<Watch>| {
+            let until = self.stamp();
             let before = waited.waited.map(|waited| waited.time).unwrap_or_default();
             waited.waited = Some(Waited {
                 section: seq,
                 time: before + since.map(|since| since.elapsed()).unwrap_or_default(),
+                from: waited.waited.map_or(until, |waited| waited.from),
+                until,
             });
             if options.kill.is_some_and(KillFlag::is_raised) {
                 return Err(LookupError::Killed);

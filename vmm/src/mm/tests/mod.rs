@@ -5,6 +5,7 @@ mod half;
 mod lines;
 mod matrix;
 mod merge;
+mod observer;
 mod oracle;
 mod parked;
 mod pin_sets;

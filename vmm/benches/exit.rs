@@ -1,0 +1,482 @@
+//! What an exit costs beside KVM itself: a write to a trivial device.
+//!
+//! ```text
+//! cargo bench --bench exit [-- --quick]
+//! ```
+//!
+//! *Recorder*: what putting one record into the ring costs, with the file's writer at
+//! work beside it. *Handler*: from an exit being decoded to the handler's return, in a
+//! loop that does nothing else. *With KVM*: a bare loop around `KVM_RUN` that does not
+//! even look at the exit, against Gracefault's vCPU thread and exit path without and with
+//! tracing, on one and the same vCPU, with the same guest, in alternating slices; the
+//! ratios are of the exits per second of slices beside each other. *Return to call*: from
+//! `KVM_RUN` returning to its next call in those slices, where the caches are as KVM has
+//! left them.
+//!
+//! Prints medians; writes `target/gracefault/exit.json`. The part with KVM is left out
+//! where `/dev/kvm` cannot be opened.
+
+mod support;
+
+#[path = "../../tests/support/mod.rs"]
+mod guests;
+
+use std::error::Error;
+use std::ffi::{c_int, c_ulong, c_void};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use gracefault::clock::{self, Rate};
+use gracefault::kvm::{End, Exit, Kvm, Registers, Vcpu, VcpuHandler, VcpuThread};
+use gracefault::machine::ExitPath;
+use gracefault::memory::{Device, DeviceError, GuestSpace};
+use gracefault::mm::AddrRange;
+use gracefault::trace::ExitKind;
+use gracefault::trace::event::{self, Space};
+use gracefault::trace::file::Meta;
+use gracefault::trace::record::{EventSet, OnFull, RecordOptions, Recording};
+use serde_json::{Value, json};
+
+use guests::{MMIO, Machine, guest};
+use support::{is_quick, median, write_json};
+
+/// A hardware exit of which the VMM's share is shown.
+const HARDWARE_EXIT_NS: f64 = 1_500.0;
+
+struct Effort {
+    batches: usize,
+    triples: usize,
+    slice_ms: u64,
+}
+
+const FULL: Effort = Effort {
+    batches: 2_000,
+    triples: 200,
+    slice_ms: 50,
+};
+const QUICK: Effort = Effort {
+    batches: 300,
+    triples: 15,
+    slice_ms: 20,
+};
+
+/// Takes anything.
+struct Trivial;
+
+impl Device for Trivial {
+    fn name(&self) -> &str {
+        "trivial"
+    }
+
+    fn read(&self, _offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        data.fill(0);
+        Ok(())
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+/// What answers, and what records it.
+struct Contender {
+    name: &'static str,
+    path: Option<ExitPath>,
+    /// Held until the end: its writer empties the ring.
+    _recording: Option<Recording>,
+}
+
+impl Contender {
+    fn new(name: &'static str, events: Option<EventSet>) -> Result<Self, Box<dyn Error>> {
+        let memory = Arc::new(GuestSpace::physical(range(0, 1 << 46)));
+        memory.map_device(range(MMIO, 0x1000), Arc::new(Trivial))?;
+        let recording = events.map(recording).transpose()?;
+        if let Some(recording) = &recording {
+            let observer = recording.observer(Space::Memory);
+            assert!(memory.mm().observe(observer).is_ok(), "a new space");
+            memory.stamp_accesses(true);
+        }
+        let recorder = recording.as_ref().map(|recording| recording.vcpu(0));
+        let path = ExitPath::alone(memory, Arc::new(GuestSpace::ports()), recorder);
+        Ok(Self {
+            name,
+            path: Some(path),
+            _recording: recording,
+        })
+    }
+}
+
+fn range(start: u64, len: u64) -> AddrRange {
+    AddrRange::new(start, len).expect("not empty")
+}
+
+/// As a flight recorder, so that it never stops recording.
+fn recording(events: EventSet) -> Result<Recording, Box<dyn Error>> {
+    let options = RecordOptions {
+        events,
+        size: 16 << 20,
+        on_full: OnFull::Overwrite,
+        ..RecordOptions::default()
+    };
+    let mut meta = Meta::default();
+    meta.machine.vcpus = 2;
+    Ok(Recording::start(tempfile::tempfile()?, &options, meta)?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let effort = if is_quick() { QUICK } else { FULL };
+    let rate = Rate::of_this_machine();
+    let step = clock_step(rate);
+    let clock = if clock::is_counter() {
+        "TSC"
+    } else {
+        "CLOCK_MONOTONIC"
+    };
+    println!("clock: {clock}, {step:.1} ns from one stamp to the next");
+    let mut rows = vec![json!({ "what": "clock", "clock": clock, "step_ns": step })];
+    rows.push(recorder(&effort, rate)?);
+    for contender in [
+        Contender::new("without tracing", None)?,
+        Contender::new("tracing off", Some(EventSet::NONE))?,
+        Contender::new("with tracing", Some(EventSet::ALL))?,
+    ] {
+        rows.push(handler(&effort, rate, step, contender));
+    }
+    match Kvm::open() {
+        Ok(_) => rows.extend(with_kvm(&effort, rate)?),
+        Err(error) => println!("with KVM: left out: {error}"),
+    }
+    write_json("exit", rows);
+    Ok(())
+}
+
+/// The least that two stamps are apart, as a median.
+fn clock_step(rate: Rate) -> f64 {
+    let steps = (0..10_000).map(|_| {
+        let first = clock::ticks();
+        rate.ns(1_000 * (clock::ticks() - first)) as f64 / 1e3
+    });
+    median(steps.collect())
+}
+
+/// Putting one record into the ring: means of batches.
+fn recorder(effort: &Effort, rate: Rate) -> Result<Value, Box<dyn Error>> {
+    const BATCH: u64 = 1_000;
+    let recording = recording(EventSet::ALL)?;
+    let mut recorder = recording.vcpu(0);
+    let mut means = Vec::with_capacity(effort.batches);
+    for batch in 0..effort.batches as u64 {
+        let begun = clock::ticks();
+        for n in 0..BATCH {
+            let exit = event::Exit {
+                kind: ExitKind::MmioWrite,
+                served: None,
+                fragment: false,
+                failed: false,
+                nested: false,
+                len: 4,
+                piece: 0,
+                vcpu: 0,
+                start: n,
+                looked_up: n,
+                end: batch,
+                addr: MMIO + n,
+                vma: Some(MMIO),
+                wait: None,
+                data: n,
+            };
+            if recorder.wants(exit.kind) {
+                recorder.exit(std::hint::black_box(exit));
+            }
+        }
+        means.push(rate.ns(clock::ticks() - begun) as f64 / BATCH as f64);
+    }
+    let mean = means.iter().sum::<f64>() / means.len() as f64;
+    let middle = median(means);
+    println!("recorder: {middle:.1} ns an exit in the median batch, {mean:.1} ns in the mean");
+    Ok(json!({ "what": "recorder", "median_batch_ns": middle, "mean_ns": mean }))
+}
+
+/// The handler alone, in a loop.
+fn handler(effort: &Effort, rate: Rate, step: f64, contender: Contender) -> Value {
+    let Contender {
+        name,
+        path,
+        _recording,
+    } = contender;
+    let mut path = path.expect("it was just made");
+    let registers = Registers::default();
+    let mut times = Vec::new();
+    for n in 0..effort.batches as u64 * 100 {
+        let data = [n as u8, 2, 3, 4];
+        let exit = Exit::MmioWrite {
+            gpa: MMIO + 8,
+            data: &data,
+            fragment: false,
+        };
+        let begun = clock::ticks();
+        let flow = path.exit(std::hint::black_box(exit), &registers);
+        let took = clock::ticks() - begun;
+        assert!(flow.is_continue(), "a write to a device");
+        times.push(rate.ns(1_000 * took) as f64 / 1e3 - step);
+    }
+    let middle = median(times);
+    println!("handler, {name}: {middle:.0} ns");
+    json!({ "what": "handler", "name": name, "median_ns": middle })
+}
+
+/// The measured calls of `KVM_RUN`: this stands in for the C library's function of that
+/// name in this program, for whoever calls it.
+///
+/// # Safety
+///
+/// As the system call's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    const KVM_RUN: c_ulong = 0xae80;
+    let runs = request == KVM_RUN;
+    if runs {
+        CALLS.called(fd);
+    }
+    // SAFETY: passed on.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) };
+    if runs {
+        CALLS.returned.store(clock::ticks(), Relaxed);
+    }
+    result as c_int
+}
+
+static CALLS: Calls = Calls {
+    fd: AtomicI32::new(-1),
+    returned: AtomicU64::new(0),
+    contender: AtomicU32::new(0),
+    times: [const { [const { AtomicU32::new(0) }; CLASSES] }; 3],
+};
+
+/// Ticks in a class of times between return and call, and classes.
+const CLASS: u64 = 16;
+const CLASSES: usize = 2_048;
+
+/// One vCPU runs at a time, so one thread stores to this at a time.
+struct Calls {
+    fd: AtomicI32,
+    returned: AtomicU64,
+    contender: AtomicU32,
+    times: [[AtomicU32; CLASSES]; 3],
+}
+
+impl Calls {
+    #[inline]
+    fn called(&self, fd: c_int) {
+        self.fd.store(fd, Relaxed);
+        let returned = self.returned.load(Relaxed);
+        if returned != 0 {
+            let class = ((clock::ticks() - returned) / CLASS) as usize;
+            let times = &self.times[self.contender.load(Relaxed) as usize];
+            let count = &times[class.min(CLASSES - 1)];
+            count.store(count.load(Relaxed) + 1, Relaxed);
+        }
+    }
+
+    fn begin(&self, contender: u32) {
+        self.contender.store(contender, Relaxed);
+        self.returned.store(0, Relaxed);
+    }
+
+    /// Half of the times of a contender were not longer.
+    fn median_ns(&self, contender: usize, rate: Rate) -> f64 {
+        let counts = self.times[contender]
+            .iter()
+            .map(|count| count.load(Relaxed));
+        let counts: Vec<_> = counts.collect();
+        let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+        let mut before = 0;
+        for (class, count) in counts.iter().enumerate() {
+            before += u64::from(*count);
+            if 2 * before >= all {
+                let ticks = class as u64 * CLASS + CLASS / 2;
+                return rate.ns(1_000 * ticks) as f64 / 1e3;
+            }
+        }
+        f64::NAN
+    }
+}
+
+/// Exits and the ticks that they took.
+#[derive(Clone, Copy)]
+struct Slice {
+    exits: u64,
+    ticks: u64,
+}
+
+/// Exits of a slice before the clock starts: the thread is new.
+const WARM_UP: u64 = 64;
+/// How often the clock is looked at.
+const LOOK: u64 = 16;
+
+/// Counts exits up to a time.
+struct Clocked {
+    length: u64,
+    exits: u64,
+    since: u64,
+}
+
+impl Clocked {
+    fn new(length: u64) -> Self {
+        Self {
+            length,
+            exits: 0,
+            since: 0,
+        }
+    }
+
+    /// One exit more; the slice, when it is over.
+    #[inline(always)]
+    fn exit(&mut self) -> Option<Slice> {
+        self.exits += 1;
+        if !self.exits.is_multiple_of(LOOK) {
+            return None;
+        }
+        let now = clock::ticks();
+        if self.exits == WARM_UP {
+            self.since = now;
+        }
+        let ticks = now.saturating_sub(self.since);
+        let over = self.since != 0 && ticks >= self.length;
+        over.then(|| Slice {
+            exits: self.exits - WARM_UP,
+            ticks,
+        })
+    }
+}
+
+/// The exit path, for the length of a slice.
+struct Sliced {
+    path: Option<ExitPath>,
+    clocked: Clocked,
+}
+
+impl VcpuHandler for Sliced {
+    type Output = (ExitPath, Slice);
+
+    #[inline]
+    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output> {
+        let path = self.path.as_mut().expect("taken at the end");
+        let flow = path.exit(exit, regs);
+        assert!(flow.is_continue(), "the guest only writes to the device");
+        match self.clocked.exit() {
+            Some(slice) => ControlFlow::Break((self.path.take().expect("as above"), slice)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// A slice of the bare loop, on a thread of its own as the others are.
+fn bare(fd: c_int, length: u64) -> Slice {
+    let body = move || {
+        let mut clocked = Clocked::new(length);
+        loop {
+            // SAFETY: KVM_RUN on a vCPU that nobody else runs; it writes the page that
+            // the vCPU keeps, to which nobody has a reference now.
+            let result = unsafe { ioctl(fd, 0xae80, std::ptr::null_mut()) };
+            assert_eq!(result, 0, "KVM_RUN");
+            if let Some(slice) = clocked.exit() {
+                return slice;
+            }
+        }
+    };
+    std::thread::spawn(body).join().expect("it does not panic")
+}
+
+/// A slice of Gracefault's.
+fn ours(
+    vcpu: Vcpu,
+    contender: &mut Contender,
+    length: u64,
+) -> Result<(Vcpu, Slice), Box<dyn Error>> {
+    let sliced = Sliced {
+        path: contender.path.take(),
+        clocked: Clocked::new(length),
+    };
+    let ended = VcpuThread::spawn_with(vcpu, sliced)?.join();
+    let End::Handler((path, slice)) = ended.end else {
+        return Err("the vCPU ended by itself".into());
+    };
+    contender.path = Some(path);
+    Ok((ended.vcpu, slice))
+}
+
+fn with_kvm(effort: &Effort, rate: Rate) -> Result<Vec<Value>, Box<dyn Error>> {
+    let machine = Machine::new()?;
+    let code = guest!("5: mov [rdi], eax", "jmp 5b");
+    let mut vcpu = machine.vcpu(0, code)?;
+    let mut contenders = [
+        Contender::new("without tracing", None)?,
+        Contender::new("with tracing", Some(EventSet::ALL))?,
+    ];
+    let length = rate.ticks(effort.slice_ms * 1_000_000);
+    // Also tells the vCPU's descriptor.
+    for contender in &mut contenders {
+        (vcpu, _) = ours(vcpu, contender, length)?;
+    }
+    let fd = CALLS.fd.load(Relaxed);
+    let mut ratios = [Vec::new(), Vec::new()];
+    let mut bare_ns = Vec::new();
+    for triple in 0..effort.triples {
+        let mut slices = [None; 3];
+        // Each takes each turn equally often.
+        for turn in 0..3 {
+            let which = (turn + triple) % 3;
+            CALLS.begin(which as u32);
+            slices[which] = Some(match which {
+                0 => bare(fd, length),
+                n => {
+                    let slice;
+                    (vcpu, slice) = ours(vcpu, &mut contenders[n - 1], length)?;
+                    slice
+                }
+            });
+        }
+        let rate_of = |slice: Option<Slice>| {
+            slice.map_or(f64::NAN, |slice| slice.exits as f64 / slice.ticks as f64)
+        };
+        let [bare, plain, traced] = slices.map(rate_of);
+        ratios[0].push(plain / bare);
+        ratios[1].push(traced / bare);
+        bare_ns.push(rate.ns((1_000.0 / bare) as u64) as f64 / 1e3);
+    }
+    drop(vcpu);
+    let exit_ns = median(bare_ns);
+    println!(
+        "with KVM, {} triples of slices of {} ms; a bare exit takes {exit_ns:.0} ns",
+        effort.triples, effort.slice_ms
+    );
+    let floor = CALLS.median_ns(0, rate);
+    println!("  {:<16} return to call {floor:4.0} ns", "bare loop");
+    let mut rows = vec![json!({
+        "what": "bare", "triples": effort.triples, "slice_ms": effort.slice_ms,
+        "exit_ns": exit_ns, "return_to_call_ns": floor,
+    })];
+    for (n, (contender, ratios)) in contenders.iter().zip(ratios).enumerate() {
+        let ratio = median(ratios.clone());
+        let mut sorted = ratios;
+        sorted.sort_by(f64::total_cmp);
+        let quartile = |q: usize| sorted[sorted.len() * q / 4];
+        let between = CALLS.median_ns(n + 1, rate);
+        let share = between / HARDWARE_EXIT_NS * 100.0;
+        println!(
+            "  {:<16} return to call {between:4.0} ns ({share:.0} % of a hardware exit of 1.5 µs); \
+             {ratio:.4} x the bare loop's exits (quartiles {:.4}, {:.4})",
+            contender.name,
+            quartile(1),
+            quartile(3)
+        );
+        rows.push(json!({
+            "what": "with KVM", "name": contender.name, "return_to_call_ns": between,
+            "share_of_hardware_exit": share / 100.0, "ratio": ratio,
+            "quartiles": [quartile(1), quartile(3)],
+        }));
+    }
+    Ok(rows)
+}
