@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use gracefault_guest::abi;
 
+use super::clock::Clock;
 use super::linger;
 use super::mix::{Mix, Op};
 use super::oracle::{Oracle, Violation};
@@ -29,6 +30,7 @@ const TAG: VmFlags = VmFlags::from_bits(VmFlags::EMBEDDER.bits() << 1);
 pub(super) struct Blocks {
     region: Arc<HotplugRegion>,
     space: Arc<GuestSpace>,
+    clock: Arc<Clock>,
     preset: Preset,
     mix: Mix,
     random: fastrand::Rng,
@@ -49,6 +51,7 @@ impl Blocks {
         config: &StressConfig,
         region: Arc<HotplugRegion>,
         space: Arc<GuestSpace>,
+        clock: Arc<Clock>,
         id: u32,
     ) -> Self {
         let seed = config.seed ^ (u64::from(id) << 32 | 0x4b56);
@@ -57,6 +60,7 @@ impl Blocks {
             mine: mine.map(|block| (block, None)).collect(),
             region,
             space,
+            clock,
             preset: config.preset,
             mix: config.mix,
             random: fastrand::Rng::with_seed(seed),
@@ -130,19 +134,27 @@ impl Blocks {
         stop: &AtomicBool,
     ) -> Result<(), Ended> {
         self.figures.decide(Op::Unplug, [block.into(), kind as u64]);
-        let deadline = Instant::now() + LONGEST;
         let cancelled = || stop.load(Ordering::Relaxed);
-        let consent = match kind {
-            BlockKind::Volatile => Consent::Surprise,
-            BlockKind::Cooperative => Consent::Asked {
-                deadline,
-                cancelled: &cancelled,
-            },
-        };
-        let report = match self.region.unplug(block, consent, Some(deadline)) {
-            Ok(report) => report,
-            Err(HotplugError::NotReleased(_)) if cancelled() => return Err(Ended::Guest),
-            Err(error) => return Err(self.failed("unplugging", block, &error)),
+        let report = loop {
+            let begun = self.clock.now();
+            let deadline = Instant::now() + LONGEST;
+            let consent = match kind {
+                BlockKind::Volatile => Consent::Surprise,
+                BlockKind::Cooperative => Consent::Asked {
+                    deadline,
+                    cancelled: &cancelled,
+                },
+            };
+            match self.region.unplug(block, consent, Some(deadline)) {
+                Ok(report) => break report,
+                Err(HotplugError::NotReleased(_)) if cancelled() => return Err(Ended::Guest),
+                // The process was not let run.
+                Err(
+                    HotplugError::NotReleased(_)
+                    | HotplugError::Map(WriteError::TimedOut { .. } | WriteError::LockTimedOut),
+                ) if !self.clock.is_past(begun, LONGEST / 2) => {}
+                Err(error) => return Err(self.failed("unplugging", block, &error)),
+            }
         };
         self.mine[i].1 = None;
         self.figures.drained(&report.drain);
@@ -228,7 +240,14 @@ impl Blocks {
                 }
                 section.lock_until(Instant::now() + LONGEST)
             };
-            let drained = attempt().map_err(|error: WriteError| {
+            let begun = self.clock.now();
+            let attempted = attempt();
+            if matches!(attempted, Err(WriteError::TimedOut { .. }))
+                && !self.clock.is_past(begun, LONGEST / 2)
+            {
+                continue;
+            }
+            let drained = attempted.map_err(|error: WriteError| {
                 let oracle = match error {
                     WriteError::TimedOut { .. } => Oracle::Stuck,
                     _ => Oracle::Error,

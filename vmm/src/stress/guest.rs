@@ -2,13 +2,14 @@
 //! what it finds; guest, VMM and KVM have to agree on what it did.
 
 use std::io;
-use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::blocks::{Blocks, Ended};
+use super::clock::Clock;
 use super::figures::Spread;
 use super::mix::Op;
 use super::oracle::{Oracle, Violation};
@@ -71,17 +72,18 @@ pub(super) fn run(
     let (finish, over) = (machine.finish_flag(), AtomicBool::new(false));
     let (done, running) = (AtomicU64::new(0), AtomicU32::new(config.writers));
     let found = Mutex::new(None::<Violation>);
+    let clock = Arc::new(Clock::default());
     let start = Instant::now();
     let (report, mut writers) = std::thread::scope(|scope| {
         // Also if this panics: the scope waits for the writers.
         let _over = Sets(&over);
         let mut threads = Vec::new();
         for id in 0..config.writers {
-            let (region, memory) = (region.clone(), memory.clone());
+            let (region, memory, clock) = (region.clone(), memory.clone(), clock.clone());
             let (done, running, over, found, finish) = (&done, &running, &over, &found, &finish);
             let share = config.ops_of(id);
             let work = move || {
-                let mut blocks = Blocks::new(config, region, memory, id);
+                let mut blocks = Blocks::new(config, region, memory, clock, id);
                 if let Err(Ended::Found(violation)) = blocks.run(share, over, done) {
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     found.get_or_insert(violation);
@@ -103,6 +105,7 @@ pub(super) fn run(
             if now.elapsed >= config.duration {
                 over.store(true, Ordering::Relaxed);
             }
+            clock.tick();
             let stats = memory.mm().stats();
             progress(StressProgress {
                 elapsed: now.elapsed,

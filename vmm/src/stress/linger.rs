@@ -23,10 +23,18 @@ thread_local! {
     static STATE: Cell<u64> = const { Cell::new(0) };
     /// One in how many [`USUAL`] windows it lingers at.
     static ONE_IN: Cell<u32> = const { Cell::new(USUAL) };
+    /// One in how many steps of a scan it lingers at.
+    static SCANNING: Cell<u32> = const { Cell::new(RARE) };
 }
 
 /// What threads without a seed take theirs from; 0: they do not linger.
 static ALL: AtomicU64 = AtomicU64::new(0);
+
+/// From now on the calling thread lingers at many a step of its scans: what is about
+/// holds that move shows there.
+pub(super) fn scan_slowly() {
+    SCANNING.set(16);
+}
 
 static LINGERED: [AtomicU64; Window::ALL.len()] = [const { AtomicU64::new(0) }; Window::ALL.len()];
 
@@ -88,7 +96,8 @@ fn at(window: Window) {
         | Window::Left => ONE_IN.get(),
         // What few sections, or few lookups, come to.
         Window::Trying | Window::Tried => 4,
-        Window::Moving | Window::Scanning => 16,
+        Window::Moving => 16,
+        Window::Scanning => SCANNING.get(),
         _ => RARE,
     };
     let draw = (state >> 32) as u32;

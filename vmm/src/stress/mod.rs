@@ -26,6 +26,7 @@ mod blocks;
 mod breaks;
 mod call;
 mod chunk;
+mod clock;
 mod config;
 mod figures;
 mod guest;

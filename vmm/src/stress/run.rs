@@ -7,6 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use super::clock::{Since, TICK};
 use super::ops::Operator;
 use super::oracle::Oracle;
 use super::reader::{Reader, ReaderFigures, Sent};
@@ -15,8 +16,6 @@ use super::writer::{Writer, WriterFigures};
 use super::{StressConfig, StressError, StressProgress, StressReport, judge, late, passer};
 use crate::machine::StopRequest;
 
-/// How often a storm is looked at.
-const TICK: Duration = Duration::from_millis(20);
 /// How long a thread may be without a step.
 const STUCK: Duration = Duration::from_secs(20);
 /// How long the threads may take to end.
@@ -146,7 +145,7 @@ struct Watch {
     /// Writers that have done all they were asked for.
     ended: Arc<AtomicU64>,
     /// Each thread's last step, and since when it is the last.
-    beats: Vec<(u64, Instant)>,
+    beats: Vec<(u64, Since)>,
     readers: Vec<ReaderFigures>,
     writers: Vec<(u32, WriterFigures)>,
 }
@@ -167,6 +166,7 @@ impl Watch {
         let mut stopped = false;
         while !world.is_over() {
             std::thread::sleep(TICK);
+            world.clock.tick();
             let elapsed = self.start.elapsed();
             let lookups = world.lookups.load(Ordering::Relaxed);
             let ops = world.ops.load(Ordering::Relaxed);
@@ -199,9 +199,10 @@ impl Watch {
             self.take(Duration::ZERO);
         }
         drop(pins);
-        let patience = Instant::now() + PATIENCE;
-        while self.crew.running > 0 && Instant::now() < patience {
+        let ending = world.clock.now();
+        while self.crew.running > 0 && !world.clock.is_past(ending, PATIENCE) {
             self.take(TICK);
+            world.clock.tick();
             // Who is stuck stays so.
             if let Some(violation) = world.violation()
                 && matches!(violation.oracle, Oracle::Stuck | Oracle::Called)
@@ -231,13 +232,14 @@ impl Watch {
 
     /// A thread that makes no step for long.
     fn look_for_the_stuck(&mut self) {
-        let now = Instant::now();
+        let clock = &self.crew.world.clock;
+        let now = clock.now();
         self.beats.resize(self.crew.hearts.len(), (0, now));
         for ((name, heart), (last, since)) in self.crew.hearts.iter().zip(&mut self.beats) {
             let beat = heart.load(Ordering::Relaxed);
             if beat != *last || beat == u64::MAX {
                 (*last, *since) = (beat, now);
-            } else if now.duration_since(*since) > STUCK {
+            } else if clock.is_past(*since, STUCK) {
                 let what = format!("{name} has made no step for {STUCK:?}");
                 let _: Ended = self.crew.world.violate(Oracle::Stuck, what, &[]);
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::call::Calls;
 use super::chunk::Chunk;
+use super::clock::Clock;
 use super::history::History;
 use super::layout::Layout;
 use super::linger;
@@ -24,6 +25,7 @@ pub(super) struct World {
     pub(super) shadow: Shadow,
     pub(super) history: History,
     pub(super) calls: Calls,
+    pub(super) clock: Clock,
     /// Lookups so far, of all readers; added to in lots.
     pub(super) lookups: AtomicU64,
     /// Operations so far, of all writers.
@@ -60,6 +62,7 @@ impl World {
             shadow: Shadow::new(layout.cells()),
             history: History::default(),
             calls: Calls::default(),
+            clock: Clock::default(),
             lookups: AtomicU64::new(0),
             ops: AtomicU64::new(0),
             slept_inside: AtomicU64::new(0),

@@ -10,6 +10,7 @@ use super::history::{Entry, Outcome};
 use super::linger;
 use super::mix::Op;
 use super::oracle::Oracle;
+use super::preset::Preset;
 use super::shadow::Mark;
 use super::world::{Ended, World};
 use crate::memory::{Backing, PAGE};
@@ -111,6 +112,9 @@ impl Writer {
         let mut random = fastrand::Rng::with_seed(seed);
         if world.config.delays {
             linger::start(random.u64(..));
+            if matches!(world.config.preset, Preset::Pins | Preset::Boundary) {
+                linger::scan_slowly();
+            }
         }
         Self {
             world,
@@ -155,7 +159,11 @@ impl Writer {
             if world.does_wrong("early-poison") {
                 intent.buries.iter().for_each(Chunk::poison);
             }
+            let begun = world.clock.now();
             let mut stuck = |report: &DrainReport| {
+                if !world.clock.is_past(begun, LONGEST_DRAIN / 2) {
+                    return;
+                }
                 world.violate(
                     Oracle::Stuck,
                     format!("section {number}: {report}"),
