@@ -31,7 +31,7 @@ const origin = `http://127.0.0.1:${server.address().port}`;
 const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'picture-'));
 const browser = spawn('chromium', [
   '--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--remote-debugging-pipe',
-  `--user-data-dir=${profile}`, '--window-size=1280,600', 'about:blank',
+  `--user-data-dir=${profile}`, '--window-size=1280,960', 'about:blank',
 ], { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
 async function leave(status) {
   browser.kill('SIGKILL');
@@ -74,7 +74,7 @@ async function until(expression) {
 }
 const { targetId } = await call('Target.createTarget', { url: `${origin}/#!/?url=${origin}/a.pftrace&hideSidebar=true&visStart=${from}&visEnd=${to}` });
 ({ sessionId } = await call('Target.attachToTarget', { targetId, flatten: true }));
-await call('Emulation.setDeviceMetricsOverride', { width: 1280, height: 600, deviceScaleFactor: 1, mobile: false });
+await call('Emulation.setDeviceMetricsOverride', { width: 1280, height: 960, deviceScaleFactor: 1, mobile: false });
 await until(`!!document.querySelector('.pf-track, .pf-track-tree') && !document.body.innerText.includes('Opening trace')`);
 await sleep(1500);
 // Open the process, and point at the slice.
@@ -96,6 +96,10 @@ if (box) {
   await call('Input.dispatchMouseEvent', { x: 4, y: 4, type: 'mouseMoved' });
 }
 await sleep(3000);
-const { data } = await call('Page.captureScreenshot', { format: 'png' });
+const { data } = await call('Page.captureScreenshot', {
+  format: 'png',
+  // Without the details below, which are a third of it.
+  clip: { x: 0, y: 0, width: 1280, height: 600, scale: 1 },
+});
 fs.writeFileSync(picture, Buffer.from(data, 'base64'));
 await leave(0);

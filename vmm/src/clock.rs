@@ -45,9 +45,14 @@ pub fn is_counter() -> bool {
 #[cfg(target_arch = "x86_64")]
 fn has_counter() -> bool {
     use std::arch::x86_64::__cpuid;
+    #[allow(
+        unused_unsafe,
+        reason = "safe in later versions of Rust than the oldest we take"
+    )]
+    // SAFETY: every x86-64 processor has the instruction.
+    let cpuid = |leaf| unsafe { __cpuid(leaf) };
     // Invariant TSC: constant rate, and never stopped.
-    let extended = __cpuid(0x8000_0000).eax >= 0x8000_0007;
-    extended && __cpuid(0x8000_0007).edx & (1 << 8) != 0
+    cpuid(0x8000_0000).eax >= 0x8000_0007 && cpuid(0x8000_0007).edx & (1 << 8) != 0
 }
 
 #[cfg(not(target_arch = "x86_64"))]

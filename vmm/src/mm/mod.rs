@@ -77,7 +77,8 @@
 //! effect, which unwinds through it; where a panic of a step is caught with the section
 //! still there, that section can no longer be published. A failed allocation is no error here: the standard
 //! library ends the process. Whom a long drain waits for can be told [while it
-//! lasts](LockOptions). What is returned in [`Published::removed`] is dropped
+//! lasts](LockOptions), and of each section, when it is over, an [observer](Observer).
+//! What is returned in [`Published::removed`] is dropped
 //! by the caller after the section is over, so a `Drop` may itself use the map.
 //!
 //! # Merging
