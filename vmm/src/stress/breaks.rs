@@ -101,10 +101,6 @@ pub const BREAKS: &[Break] = &[
     mutant("recent", Preset::SameVma),
     mutant("piecemeal", Preset::Nested),
     mutant("admission", Preset::Nested),
-    mutant("writer-fence", Preset::SameVma),
-    mutant("admit-pins", Preset::Pins),
-    merging("merge-mark"),
-    merging("merge-fence"),
     mutant("moves", Preset::Pins),
     mutant("moves-first", Preset::Pins),
     mutant("drain-moves", Preset::Pins),
@@ -122,10 +118,6 @@ pub const BREAKS: &[Break] = &[
     mutant("grace-waiters", Preset::SameVma),
     mutant("grace-bare", Preset::Churn),
     merging("merge-scan"),
-    Break {
-        preset: Preset::Pins,
-        ..merging("merge-moves")
-    },
     merging("tried-look"),
     merging("tried-locked"),
     merging("merge-unmark"),

@@ -106,7 +106,7 @@ impl StressConfig {
         Self {
             preset,
             readers: 2,
-            writers: preset.writers(),
+            writers: preset.writers(with_kvm),
             regions: preset.regions(with_kvm),
             duration: preset.duration(),
             ops: None,

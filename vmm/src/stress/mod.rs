@@ -3,7 +3,7 @@
 //! A torture test for the map and for hotplug, as rcutorture is for RCU. Readers look
 //! up, hold, nest, pin and walk; writers map, unmap, split, merge, move and replace;
 //! all of them linger, by a seed, at the [windows](crate::mm::Window) of the protocol.
-//! Beside the map the writers keep a [shadow](shadow) of what it has to say, and each
+//! Beside the map the writers keep a shadow of what it has to say, and each
 //! reader compares. With KVM the readers are vCPUs, and the guest verifies.
 //!
 //! - Each [`Oracle`] has a name and a rule. The first violation ends the storm, and is

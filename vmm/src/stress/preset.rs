@@ -87,9 +87,9 @@ impl Preset {
         )
     }
 
-    pub(super) const fn writers(self) -> u32 {
-        match self {
-            Self::SameVma | Self::Starve => 1,
+    pub(super) const fn writers(self, with_kvm: bool) -> u32 {
+        match (self, with_kvm) {
+            (Self::SameVma | Self::Starve, _) | (Self::Smoke, false) => 1,
             _ => 2,
         }
     }
