@@ -99,7 +99,7 @@ await sleep(3000);
 const { data } = await call('Page.captureScreenshot', {
   format: 'png',
   // Without the details below, which are a third of it.
-  clip: { x: 0, y: 0, width: 1280, height: 600, scale: 1 },
+  clip: { x: 0, y: 0, width: 1280, height: 490, scale: 1 },
 });
 fs.writeFileSync(picture, Buffer.from(data, 'base64'));
 await leave(0);

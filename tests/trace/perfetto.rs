@@ -12,15 +12,18 @@ use libtest_mimic::{Completion, Trial};
 use serde_json::{Value, json};
 
 use crate::recorded::{Recorded, trace, with_waits};
-use crate::support::kvm_test_if;
+
+fn test_if(name: &str, test: fn() -> Result<Completion, Box<dyn std::error::Error>>) -> Trial {
+    Trial::ignorable_test(name, move || Ok(test().map_err(|e| e.to_string())?))
+}
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        kvm_test_if(
+        test_if(
             "perfetto::slices_arrows_and_counters",
             slices_arrows_and_counters,
         ),
-        kvm_test_if("perfetto::a_part_of_it", a_part_of_it),
+        test_if("perfetto::a_part_of_it", a_part_of_it),
     ]
 }
 
@@ -219,7 +222,7 @@ fn slices_arrows_and_counters() -> Result<Completion, Box<dyn std::error::Error>
             .collect::<Vec<_>>(),
         [mapped, 0, 0, 0]
     );
-    assert!(number(&counters[2][2]) >= 2 << 20 && number(&counters[2][2]) <= 8 << 20);
+    assert!(number(&counters[2][2]) >= 2 << 20 && number(&counters[2][2]) <= 16 << 20);
     Ok(Completion::Completed)
 }
 

@@ -14,7 +14,16 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn too_little(on_full: &str) -> Outcome {
     let record = format!(" --size 256K --on-full {on_full}");
-    let recorded = Recorded::new(&record, "--workload mmio --duration 2s");
+    // As long as it takes on this machine until it is too little.
+    let mut seconds = 2;
+    let recorded = loop {
+        let options = format!("--workload mmio --duration {seconds}s");
+        let recorded = Recorded::new(&record, &options);
+        if recorded.trace.lost() > 0 || seconds > 40 {
+            break recorded;
+        }
+        seconds *= 3;
+    };
     let rows = recorded.report["exits_by_target"]
         .as_array()
         .ok_or("rows")?;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`record`] | the recorder: a ring for each thread, and who writes the file |
 //! | [`event`] | what is recorded |
-//! | [`file`] | the file: writing and reading it |
+//! | [`mod@file`] | the file: writing and reading it |
 //! | [`export`] | Perfetto, JSON lines, OpenMetrics |
 //! | [`html`] | a page for a browser |
 //! | [`links`] | which write section a wait was for |

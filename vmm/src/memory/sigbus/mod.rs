@@ -126,7 +126,7 @@ fn watched(start: *const u8, len: usize, copy: impl FnOnce() -> bool) -> Result<
     }
 }
 
-/// Handles a SIGBUS if it comes from a [`read`] or [`write`] of this thread, on the
+/// Handles a SIGBUS if it comes from a [`read`] or [`write()`] of this thread, on the
 /// guest's side: that call then returns a [`Fault`]. Returns false if the fault is
 /// somebody else's. Async-signal-safe.
 ///
