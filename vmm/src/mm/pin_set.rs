@@ -8,13 +8,15 @@
 //! A set may be shared between threads, and yet taking up the first few pins is nothing
 //! but two stores: only the thread that made it does that, known by its record, into
 //! places that are filled once and looked at by anybody. Where there are more, or other
-//! threads look up through it, it takes to tables. The space is kept by a
+//! threads look up through it, it takes to tables, and to entries that are
+//! [lent](super::annex) to it. The space is kept by a
 //! [lease](super::lease), not by a count.
 
 use std::fmt;
 use std::mem;
 use std::ptr;
 
+use super::annex::Annex;
 use super::core::Core;
 use super::entry::Entry;
 use super::local;
@@ -78,6 +80,9 @@ struct Rest<T> {
     more: PinTable<T>,
     /// What other threads have asked for.
     others: Mutex<PinTable<T>>,
+    /// Where all these are said: what it was lent last, by any record; null as long as
+    /// it has been lent nothing.
+    annex: AtomicPtr<Annex>,
 }
 
 // SAFETY: as for `VmaPin`: VMAs may be shared and sent, entries may be cleared from
@@ -125,6 +130,7 @@ impl<T: Payload> PinSet<T> {
         let made = Box::into_raw(Box::new(Rest {
             more: PinTable::new(),
             others: Mutex::new(PinTable::new()),
+            annex: AtomicPtr::default(),
         }));
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let null = ptr::null_mut();
@@ -300,7 +306,11 @@ impl<T: Payload> PinSet<T> {
         let core = self.core();
         let local = local::record(&core.registry);
         let holds_member = |seq| self.holds_member(seq);
-        let found = core.pinning_lookup(local.get(), addr, Some(&holds_member), options, path);
+        let is_owner = ptr::eq(local.get(), self.owner);
+        let few = is_owner && self.few.iter().any(|place| place.slot().is_null());
+        let entry = (!few && !core.strategy.is_aside()).then(|| self.entry_in_annex(local.get()));
+        let at = (entry, addr);
+        let found = core.pinning_lookup(local.get(), at, Some(&holds_member), options, path);
         let held = match found {
             Ok(held) => held,
             Err(Ended::Missing) => return Ok(Found::Nothing),
@@ -313,7 +323,7 @@ impl<T: Payload> PinSet<T> {
             return Ok(Found::Unwanted(range));
         }
         let slot = ptr::from_ref(held.slot);
-        if !ptr::eq(local.get(), self.owner) {
+        if !is_owner {
             self.take_in_for_another(held);
         } else if let Some(place) = self.few.iter().find(|place| place.slot().is_null()) {
             // What is among them has been looked for.
@@ -327,6 +337,36 @@ impl<T: Payload> PinSet<T> {
             }
         }
         Ok(Found::Wanted(self.vma(slot)))
+    }
+
+    /// An empty entry of `record`, the calling thread's, that the set is lent. The
+    /// annexes of one record fill up one after the other.
+    fn entry_in_annex(&self, record: &Record) -> &Entry {
+        let rest = self.rest().unwrap_or_else(|| self.make_rest());
+        let mut annex = rest.annex.load(Ordering::Acquire);
+        // SAFETY: null or lent to this set, until it is dropped.
+        while let Some(this) = unsafe { annex.as_ref() } {
+            if ptr::eq(this.record(), record) {
+                match this.vacant() {
+                    Some(entry) => return entry,
+                    None => break,
+                }
+            }
+            annex = this.next.load(Ordering::Relaxed);
+        }
+        let annex = record.annexes().lend(record);
+        // SAFETY: just lent, as above.
+        let this = unsafe { &*annex };
+        let mut next = rest.annex.load(Ordering::Relaxed);
+        loop {
+            this.next.store(next, Ordering::Relaxed);
+            let order = (Ordering::AcqRel, Ordering::Relaxed);
+            match rest.annex.compare_exchange(next, annex, order.0, order.1) {
+                Ok(_) => break,
+                Err(now) => next = now,
+            }
+        }
+        this.vacant().expect("nothing is in it yet")
     }
 
     /// Takes up what a thread has found that did not make the set.
@@ -480,6 +520,14 @@ impl<T: Payload> PinSet<T> {
         let unpin = |slot, entry| core.unpin(slot, entry);
         rest.more.for_each(unpin);
         lock(&rest.others).for_each(unpin);
+        let mut annex = rest.annex.load(Ordering::Acquire);
+        // SAFETY: null or lent to this set.
+        while let Some(this) = unsafe { annex.as_ref() } {
+            let next = this.next.load(Ordering::Relaxed);
+            // SAFETY: lives as long as the registry, which the core keeps.
+            unsafe { &*this.record() }.annexes().take_back(annex);
+            annex = next;
+        }
     }
 }
 

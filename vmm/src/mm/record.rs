@@ -3,8 +3,9 @@
 use std::ptr;
 
 use super::MmStats;
+use super::annex::Annexes;
 use super::beside::Beside;
-use super::entry::Entry;
+use super::entry::{Entry, State};
 use super::lease::Leases;
 use super::recent::Recent;
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -51,6 +52,7 @@ struct Cold {
     retries: Count,
     name: Mutex<String>,
     next: AtomicPtr<Record>,
+    annexes: Annexes,
 }
 
 /// A piece of the spill list. Never freed before the record.
@@ -112,6 +114,7 @@ impl Record {
                 retries: zero(),
                 name: Mutex::new(thread_name()),
                 next: AtomicPtr::new(ptr::null_mut()),
+                annexes: Annexes::new(),
             },
         })
     }
@@ -219,8 +222,30 @@ impl Record {
         entry
     }
 
-    /// All entries, in use or not.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    /// Calls `each` for each entry, in use or not: the record's own, and those it has
+    /// lent, under a lock. See [`Annexes::each_entry`].
+    pub(super) fn each_entry(&self, mut each: impl FnMut(&Entry)) {
+        self.entries().for_each(&mut each);
+        self.cold.annexes.each_entry(each);
+    }
+
+    /// Whether `is` what one of them says.
+    pub(super) fn any_entry(&self, mut is: impl FnMut(State, u64) -> bool) -> bool {
+        let mut any = false;
+        self.each_entry(|entry| {
+            let (state, addr) = entry.load();
+            any = any || is(state, addr);
+        });
+        any
+    }
+
+    /// What it has lent to sets of pins.
+    pub(super) fn annexes(&self) -> &Annexes {
+        &self.cold.annexes
+    }
+
+    /// All entries of its own, in use or not.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.cold.life.touch();
         let mut piece = self.spill.load(unless("spill-acquire", Ordering::Acquire));
         let spilled = std::iter::from_fn(move || {
@@ -247,7 +272,8 @@ impl Record {
         {
             return false;
         }
-        let empty = mutant("reuse-held") || self.entries().all(Entry::is_unused);
+        let is_empty = || cold.annexes.is_empty() && self.entries().all(Entry::is_unused);
+        let empty = mutant("reuse-held") || is_empty();
         if !empty {
             cold.claimed.store(false, Ordering::Release);
             return false;
