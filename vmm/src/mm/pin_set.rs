@@ -183,6 +183,11 @@ impl<T: Payload> PinSet<T> {
             return None;
         }
         let (entry, slot) = self.core().pin_between_sections(owner, addr, wanted)?;
+        if !self.few[0].slot().is_null() {
+            // Who was asked has looked something up by this very set.
+            self.core().unpin(slot, entry);
+            return None;
+        }
         self.few[0].fill(slot, entry);
         Some(self.vma(slot))
     }

@@ -79,6 +79,28 @@ fn what_is_not_wanted_is_not_held() {
     }
 }
 
+/// One who is asked may look up by the same set: nothing is pinned that is not known to
+/// be, and so would be held for ever.
+#[test]
+fn who_is_asked_may_look_up_by_the_same_set() {
+    for (outer, inner) in [(1, 2), (2, 1), (1, 1)] {
+        let mm = space_with([1, 2]);
+        let set = mm.pin_set();
+        let asked = |_: &super::super::Vma<Tag>| {
+            let vma = set.lock_vma_under_rcu_wait(at(inner)).unwrap().unwrap();
+            *vma.payload() == Tag(inner)
+        };
+        let found = set.lock_vma_if(at(outer), asked).unwrap().unwrap();
+        assert_eq!(found.payload(), &Tag(outer));
+        assert!(set.len() >= if outer == inner { 1 } else { 2 });
+        drop(set);
+        for number in [1, 2] {
+            let soon = Some(Instant::now() + Duration::from_millis(100));
+            assert!(mm.unmap(page(number), soon).is_ok(), "{outer} {inner}");
+        }
+    }
+}
+
 /// One who panics when asked leaves no mark behind.
 #[test]
 fn a_panic_of_who_is_asked_leaves_nothing() {
