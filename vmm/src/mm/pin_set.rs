@@ -12,6 +12,7 @@
 //! [lent](super::annex) to it. The space is kept by a
 //! [lease](super::lease), not by a count.
 
+use std::cell::Cell;
 use std::fmt;
 use std::mem;
 use std::ptr;
@@ -234,17 +235,23 @@ impl<T: Payload> PinSet<T> {
         let mut from = addr;
         while let Some(at) = core.next_mapped(record.get(), from) {
             let options = WaitOptions::default();
+            // A section may put something before it; if so, it is not pinned.
+            let is_next = Cell::new(true);
+            let mut wanted = |vma: &Vma<T>| {
+                let is_wanted = wanted(vma);
+                is_next.set(core.next_mapped(record.get(), from) == Some(at));
+                is_wanted && is_next.get()
+            };
             let found = match self.among_few(at) {
                 Some(slot) if wanted(self.vma(slot)) => Found::Wanted(self.vma(slot)),
                 Some(slot) => Found::Unwanted(self.vma(slot).range()),
-                None => self.look_up(at, &mut wanted, options, &mut LookupPath::default())?,
+                None => self.look_up(at, wanted, options, &mut LookupPath::default())?,
             };
             match found {
-                Found::Wanted(vma) if core.next_mapped(record.get(), from) == Some(at) => {
-                    return Ok(Some(vma));
-                }
-                // A section has changed what comes next. Another look.
-                Found::Wanted(_) | Found::Nothing => {}
+                Found::Wanted(vma) => return Ok(Some(vma)),
+                // Another look.
+                Found::Nothing => {}
+                Found::Unwanted(_) if !is_next.get() => {}
                 Found::Unwanted(range) => match range.end() {
                     Some(end) => from = end,
                     None => break,

@@ -79,6 +79,27 @@ fn what_is_not_wanted_is_not_held() {
     }
 }
 
+/// What is put before the one that was found makes that one not the next: it is handed
+/// out when its turn comes, and not held before.
+#[test]
+fn what_is_not_next_any_more_is_not_held() {
+    let mm = space_with([4, 7]);
+    let set = mm.pin_set();
+    let before = |vma: &super::super::Vma<Tag>| {
+        if vma.payload() == &Tag(4) && set.is_empty() {
+            std::thread::scope(|s| {
+                s.spawn(|| {
+                    let _ = mm.map(page(2), RAM, 0, Tag(2));
+                });
+            });
+        }
+        true
+    };
+    let found = set.lock_next_vma_if(0, before).unwrap().unwrap();
+    assert_eq!((found.payload(), set.len()), (&Tag(2), 1));
+    assert!(mm.unmap(page(4), None).unwrap().drain.holders.is_empty());
+}
+
 /// One who is asked may look up by the same set: nothing is pinned that is not known to
 /// be, and so would be held for ever.
 #[test]
