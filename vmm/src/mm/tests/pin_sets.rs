@@ -214,6 +214,27 @@ fn entries_are_used_again() {
     assert_eq!(kept.len(), 1);
 }
 
+/// What the space carried may use other spaces when it is dropped with the last set, and
+/// so make this thread forget the spaces that are gone.
+#[test]
+fn what_goes_with_the_last_set_may_look_up() {
+    #[derive(Clone)]
+    struct Looks;
+    impl super::super::Payload for Looks {}
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            let other = space_with([1]);
+            assert!(other.lock_vma_under_rcu_wait(at(1)).unwrap().is_some());
+        }
+    }
+    let mm = super::super::AddressSpace::new("test", range(0, 1 << 20));
+    mm.map(page(1), RAM, 0, Looks).unwrap();
+    let set = mm.pin_set();
+    set.lock_vma_under_rcu_wait(at(1)).unwrap().unwrap();
+    drop(mm);
+    drop(set);
+}
+
 /// The space goes with the last set, wherever that is dropped.
 #[test]
 fn the_space_goes_with_the_last_set() {
