@@ -166,7 +166,8 @@ impl Record {
     }
 
     /// An empty entry that is not the first, for a pin; otherwise as
-    /// [`vacant`](Self::vacant). The time does not depend on how many are in use.
+    /// [`vacant`](Self::vacant). Of operations that pin and let go the time does not
+    /// depend on how many are in use besides.
     #[inline(always)]
     pub(super) fn vacant_beside(&self) -> &Entry {
         // SAFETY: null or an entry of this record, which lives as long as it.
@@ -176,10 +177,14 @@ impl Record {
         }
     }
 
-    /// Goes round all entries once, from where the last search has ended.
+    /// Looks at what was given out lately, or else goes round all entries once, from
+    /// where the last search has ended.
     #[cold]
     fn next_beside(&self) -> &Entry {
         let beside = &self.beside;
+        if let Some(entry) = beside.again() {
+            return entry;
+        }
         let (mut piece, mut index) = (beside.piece.get(), beside.index.get() + 1);
         let (mut wrapped, mut pieces) = (false, 0);
         loop {
@@ -190,10 +195,11 @@ impl Record {
                 None => (&self.entries, &self.spill),
             };
             for (i, entry) in entries.iter().enumerate().skip(index) {
+                beside.count_look();
                 if entry.is_empty() {
                     beside.piece.set(piece);
                     beside.index.set(i);
-                    beside.last.set(entry);
+                    beside.give_out(entry);
                     return entry;
                 }
             }
@@ -218,8 +224,14 @@ impl Record {
         let entry = unsafe { &(*last).entries[0] };
         beside.piece.set(last);
         beside.index.set(0);
-        beside.last.set(entry);
+        beside.give_out(entry);
         entry
+    }
+
+    /// How many entries its owner has looked at in search of one for a pin.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(super) fn looked(&self) -> usize {
+        self.beside.looked.get()
     }
 
     /// Calls `each` for each entry, in use or not: the record's own, and those it has

@@ -195,6 +195,31 @@ fn a_scan_looks_at_nothing_of_a_set_that_is_gone() {
     }
 }
 
+/// An operation of a few pins looks for entries as long beside thousands that are parked
+/// as beside none.
+#[test]
+fn a_few_pins_are_taken_up_beside_many() {
+    let mm = space_with(0..6);
+    let mut parked = Vec::new();
+    let operation = || {
+        let (set, other) = (mm.pin_set(), mm.pin_set());
+        for number in 0..6 {
+            set.lock_vma_under_rcu_wait(at(number)).unwrap();
+            other.lock_vma_under_rcu_wait(at(number)).unwrap();
+        }
+    };
+    for _ in 0..1500 {
+        let set = mm.pin_set();
+        set.lock_vma_under_rcu_wait(at(0)).unwrap();
+        parked.push(set);
+        operation();
+        let looked = super::super::local::record(&mm.core.registry).looked();
+        operation();
+        let looked = super::super::local::record(&mm.core.registry).looked() - looked;
+        assert!(looked <= 16, "{looked} beside {}", parked.len());
+    }
+}
+
 /// A record's entries are used again: a thousand sets of a hundred pins, and one that
 /// stays, take no more room than the largest two need.
 #[test]
