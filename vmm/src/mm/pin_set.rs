@@ -105,11 +105,16 @@ impl<T: Payload> AddressSpace<T> {
 impl<T: Payload> PinSet<T> {
     #[inline(always)]
     fn new(core: &Core<T>) -> Self {
-        let record = local::record(&core.registry);
+        Self::begin(core, local::record(&core.registry).get())
+    }
+
+    /// An empty one of the calling thread, whose record that is.
+    #[inline(always)]
+    fn begin(core: &Core<T>, record: &Record) -> Self {
         record.leases.begin();
         Self {
             core,
-            owner: record.get(),
+            owner: record,
             few: Place::some(),
             rest: AtomicPtr::new(ptr::null_mut()),
         }
@@ -351,6 +356,25 @@ impl<T: Payload> PinSet<T> {
         Ok(Found::Wanted(self.vma(slot)))
     }
 
+    /// Pins what is pinned besides, by `addr` in it. For the owner, with its record.
+    fn copy_pin(&self, record: &Record, slot: *const Slot<T>, addr: u64) {
+        let is_there = |place: &Place<T>| ptr::eq(place.slot(), slot);
+        if self.few.iter().any(is_there) {
+            return;
+        }
+        if let Some(place) = self.few.iter().find(|place| place.slot().is_null()) {
+            let entry = record.vacant_beside();
+            entry.pin_at(addr);
+            return place.fill(slot, entry);
+        }
+        let more = &self.rest().unwrap_or_else(|| self.make_rest()).more;
+        if !more.contains(slot) {
+            let entry = self.entry_in_annex(record);
+            entry.pin_at(addr);
+            more.insert(slot, entry);
+        }
+    }
+
     /// An empty entry of `record`, the calling thread's, that the set is lent. The
     /// annexes of one record fill up one after the other.
     fn entry_in_annex(&self, record: &Record) -> &Entry {
@@ -500,6 +524,31 @@ impl<T: Payload> Core<T> {
         if marked {
             self.bell.ring(addr);
         }
+    }
+}
+
+impl<T: Payload> Clone for PinSet<T> {
+    /// A set of the calling thread's that has pinned all that this one has.
+    fn clone(&self) -> Self {
+        let core = self.core();
+        let local = local::record(&core.registry);
+        let copy = Self::begin(core, local.get());
+        let mut any = false;
+        if mutant("moves-first") {
+            core.count_move();
+        }
+        self.for_each(|slot, entry| {
+            // SAFETY: lives as long as the registry, which the core keeps.
+            let addr = unsafe { &*entry }.addr();
+            copy.copy_pin(local.get(), slot, addr);
+            any = true;
+        });
+        // As with the copy of a pin: these keep a drain from ending until they are
+        // dropped, and by then it knows that it has to look again.
+        if any && !mutant("moves-first") {
+            core.count_move();
+        }
+        copy
     }
 }
 

@@ -11,7 +11,9 @@ use crate::mm::{AddrRange, PinSet, VmFlags, Vma, VmaInfo};
 /// access comes by is pinned until the view is dropped, and nothing else is. It takes
 /// ROM for memory like any other: that is where loaders write it. A device's view is
 /// [`DmaView`](super::DmaView).
-#[derive(Debug)]
+///
+/// A clone pins all that this one has pinned, and goes its own way from there.
+#[derive(Clone, Debug)]
 pub struct RamView {
     pins: PinSet<Backing>,
 }
@@ -45,14 +47,6 @@ impl RamView {
 #[inline(always)]
 fn is_memory(vma: &Vma<Backing>) -> bool {
     vma.payload().memory().is_some()
-}
-
-impl Clone for RamView {
-    /// A view of the same memory, which has pinned nothing yet.
-    #[inline]
-    fn clone(&self) -> Self {
-        Self::new(self.pins.another())
-    }
 }
 
 impl GuestMemoryBackend for RamView {

@@ -85,6 +85,26 @@ fn loom_a_set_with_an_annex_beside_an_unmap() {
     });
 }
 
+/// A set is copied, into entries that the drain may have passed, and the first one is
+/// dropped: what it had pinned stays, in the set itself and in an annex.
+#[test]
+fn loom_a_set_is_copied() {
+    for wanted in [a(), b()] {
+        model_bound(2, move || {
+            let mm = space(&[a(), b()]);
+            let set = mm.pin_set();
+            assert!(pinned(&set, A) && pinned(&set, B));
+            let there = mm.clone();
+            let writer = thread::spawn(move || unmap(&there, wanted));
+            let copy = set.clone();
+            drop(set);
+            assert!(pinned(&copy, wanted.start()));
+            drop(copy);
+            writer.join().unwrap();
+        });
+    }
+}
+
 /// A set that two threads use, beside a writer of both VMAs: what one has pinned lets
 /// the other in.
 #[test]

@@ -100,6 +100,39 @@ fn what_is_not_next_any_more_is_not_held() {
     assert!(mm.unmap(page(4), None).unwrap().drain.holders.is_empty());
 }
 
+/// A copy holds what the first one has pinned, by whichever thread, once, after that is
+/// gone; and what either pins later is its own.
+#[test]
+fn a_copy_holds_what_the_first_one_did() {
+    for strategy in Strategy::ALL {
+        let mm = Space::with_strategy("test", range(0, 1 << 40), strategy);
+        for number in 0..50 {
+            mm.map(page(number), RAM, 0, Tag(number)).unwrap();
+        }
+        let set = mm.pin_set();
+        assert!(set.clone().is_empty());
+        for number in 0..30 {
+            set.lock_vma_under_rcu_wait(at(number)).unwrap();
+        }
+        std::thread::scope(|s| {
+            s.spawn(|| set.lock_vma_under_rcu_wait(at(40)).unwrap());
+        });
+        let copy = set.clone();
+        set.lock_vma_under_rcu_wait(at(41)).unwrap();
+        drop(set);
+        assert_eq!(copy.len(), 31, "{strategy:?}");
+        mm.unmap(page(41), None).unwrap();
+        for held in [0, 1, 2, 29, 40] {
+            let soon = Some(Instant::now() + Duration::from_millis(2));
+            assert!(mm.unmap(page(held), soon).is_err(), "{strategy:?} {held}");
+        }
+        std::thread::spawn(move || drop(copy)).join().unwrap();
+        for gone in (0..30).chain([40]) {
+            assert!(mm.unmap(page(gone), None).unwrap().drain.holders.is_empty());
+        }
+    }
+}
+
 /// One who is asked may look up by the same set: nothing is pinned that is not known to
 /// be, and so would be held for ever.
 #[test]
