@@ -6,8 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use gracefault::memory::Backing;
 use gracefault::memory::vm_memory::RegionError;
-use gracefault::mm::WriteError;
+use gracefault::mm::{AddrRange, VmFlags, WriteError};
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryBackend,
     GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, Permissions,
@@ -160,6 +161,20 @@ fn what_cannot_be_is_refused() {
             "{base:#x}"
         );
     }
+    // Nor by the way of who maps in the space, RAM or ROM; and what is mapped there by
+    // hand is no memory for these traits, which would go on at 0.
+    let last = AddrRange::inclusive(u64::MAX - PAGE + 1, u64::MAX).unwrap();
+    let out = |e| matches!(e, Err(WriteError::OutOfSpace { .. }));
+    assert!(out(ours.space().map_ram(last, memory(PAGE))));
+    assert!(out(ours.space().map_rom(last, memory(PAGE))));
+    let flags = VmFlags::READ | VmFlags::WRITE;
+    let backing = Backing::Ram(memory(PAGE));
+    ours.space().mm().map(last, flags, 0, backing).unwrap();
+    let across = GuestAddress(u64::MAX - 3);
+    assert!(ours.memory().write(&[1; 8], across).is_err());
+    assert!(ours.dma().memory().write(&[1; 8], across).is_err());
+    assert_eq!(ours.memory().read_obj::<u8>(GuestAddress(0)).unwrap(), 0);
+    assert_eq!(ours.memory().last_addr().0, 6 * PAGE - 1);
     assert_eq!(ours.memory().num_regions(), 2);
     let sizes: Vec<_> = ours.memory().iter().map(GuestMemoryRegion::len).collect();
     assert_eq!(sizes, [PAGE, 2 * PAGE]);
