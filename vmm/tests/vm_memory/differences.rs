@@ -130,6 +130,35 @@ fn rom_is_written_by_loaders_only() {
     assert_eq!(device.read_obj::<u64>(rom).unwrap(), 7);
 }
 
+/// 4. And what is put in its place is ROM too.
+#[test]
+fn rom_is_replaced_by_rom() {
+    let ours = ram(&[(0, PAGE)]);
+    let rom = GuestAddress(PAGE);
+    ours.insert_rom(rom, memory(PAGE)).unwrap();
+    let flags = || ours.space().mm().vmas(AddrRange::new(PAGE, 1).unwrap())[0].flags;
+    let before = flags();
+    let mut slots = Vec::new();
+    let gone = ours.replace_region_with(rom, memory(PAGE), None, || {
+        slots.push("other");
+        Ok::<_, RegionError>(())
+    });
+    assert_eq!(Arc::strong_count(&gone.unwrap().memory), 1);
+    assert_eq!((slots, flags()), (vec!["other"], before));
+    assert!(ours.dma().memory().write_obj(1_u8, rom).is_err());
+    ours.memory().write_obj(1_u8, rom).unwrap();
+    let refused = || Err(RegionError::Unaligned { base: 1 });
+    let kept = ours.replace_region_with(rom, memory(PAGE), None, refused);
+    assert_eq!(kept.unwrap_err(), RegionError::Unaligned { base: 1 });
+    assert_eq!(ours.memory().read_obj::<u8>(rom).unwrap(), 1, "as before");
+    ours.replace_region(GuestAddress(0), memory(PAGE), None)
+        .unwrap();
+    ours.dma()
+        .memory()
+        .write_obj(1_u8, GuestAddress(0))
+        .unwrap();
+}
+
 /// 5. What is no region, or in the way, is refused with the reason.
 #[test]
 fn what_cannot_be_is_refused() {
