@@ -71,11 +71,15 @@ impl GuestSpace {
     /// Maps RAM whose slot is put in when it is first missed, in a write section of
     /// its own.
     ///
+    /// # Errors
+    ///
+    /// As [`map_ram`](Self::map_ram).
+    ///
     /// # Panics
     ///
     /// As [`map_ram`](Self::map_ram) does.
     pub fn map_lazy_ram(&self, range: AddrRange, ram: LazyRam) -> Result<(), WriteError> {
-        self.assert_fits(range, &ram.memory);
+        self.check_memory(range, &ram.memory)?;
         self.mm.map(range, Self::LAZY_RAM, 0, Backing::Lazy(ram))
     }
 

@@ -73,34 +73,55 @@ impl GuestSpace {
 
     /// Maps RAM, in a write section of its own.
     ///
+    /// # Errors
+    ///
+    /// [`WriteError::OutOfSpace`] also for a range that ends at 2^64, where who walks
+    /// over memory goes on at 0; any other [`WriteError`].
+    ///
     /// # Panics
     ///
     /// If the range and the memory differ in length, or the range is not made of
     /// whole pages.
     pub fn map_ram(&self, range: AddrRange, ram: Arc<Mapping>) -> Result<(), WriteError> {
-        self.assert_fits(range, &ram);
+        self.check_memory(range, &ram)?;
         let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC;
         self.mm.map(range, flags, 0, Backing::Ram(ram))
     }
 
     /// Maps memory that the guest may not write, in a write section of its own.
     ///
+    /// # Errors
+    ///
+    /// As [`map_ram`](Self::map_ram).
+    ///
     /// # Panics
     ///
     /// As [`map_ram`](Self::map_ram) does.
     pub fn map_rom(&self, range: AddrRange, rom: Arc<Mapping>) -> Result<(), WriteError> {
-        self.assert_fits(range, &rom);
+        self.check_memory(range, &rom)?;
         self.mm
             .map(range, VmFlags::READ | VmFlags::EXEC, 0, Backing::Rom(rom))
     }
 
-    /// What an access may rely on: a VMA of memory is as long as the memory.
-    pub(super) fn assert_fits(&self, range: AddrRange, memory: &Mapping) {
+    /// What an access may rely on: a VMA of memory is as long as the memory, and ends
+    /// below 2^64.
+    pub(super) fn check_memory(
+        &self,
+        range: AddrRange,
+        memory: &Mapping,
+    ) -> Result<(), WriteError> {
         let len = super::HostMemory::len(memory);
         assert_eq!(range.len(), Some(len), "a region is as long as its memory");
         assert!(
             range.start().is_multiple_of(self.granule),
             "a region begins at a page"
         );
+        if range.end().is_none() {
+            let last = u64::MAX - self.granule;
+            let space =
+                AddrRange::inclusive(self.mm.range().start(), last).unwrap_or(self.mm.range());
+            return Err(WriteError::OutOfSpace { range, space });
+        }
+        Ok(())
     }
 }

@@ -215,11 +215,11 @@ impl<T: Payload> Drain<'_, T> {
         let counted_first = mutant("count-first").then(|| self.is_uncounted());
         let mut clear = true;
         for record in self.core.registry.records() {
-            for entry in record.entries() {
+            record.each_entry(|entry| {
                 self.core.window(Window::Scanning);
                 let (state, addr) = entry.load();
                 if !state.delays(self.seq) || !self.members.contains(addr) {
-                    continue;
+                    return;
                 }
                 clear = false;
                 let kind = state.kind();
@@ -231,7 +231,7 @@ impl<T: Payload> Drain<'_, T> {
                         (Holder { thread, addr, kind }, 0)
                     });
                 (holder.kind, *scan) = (kind, self.scan);
-            }
+            });
         }
         clear
             && counted_first.unwrap_or_else(|| self.is_uncounted())

@@ -162,11 +162,14 @@ impl<T: Payload> Core<T> {
         }
         let mut grace = lock(&self.grace);
         if !nodes.is_empty() || !slots.is_empty() {
-            let entries = self.registry.records().flat_map(|r| r.entries());
-            let unseen = entries
-                .filter(|entry| entry.load().0.walks() && !mutant("grace"))
-                .map(std::ptr::from_ref)
-                .collect();
+            let mut unseen = Vec::new();
+            for record in self.registry.records() {
+                record.each_entry(|entry| {
+                    if entry.load().0.walks() && !mutant("grace") {
+                        unseen.push(std::ptr::from_ref(entry));
+                    }
+                });
+            }
             grace.batches.push(Batch {
                 nodes,
                 slots,

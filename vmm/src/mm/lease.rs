@@ -23,6 +23,7 @@
 //! would otherwise happen is a leak.
 
 use std::sync::Arc;
+use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
 use super::Payload;
@@ -143,7 +144,7 @@ impl<T: Payload> Core<T> {
     ///
     /// Orphans of this registry are counts of `this`.
     #[cold]
-    unsafe fn drop_orphans(this: *const Self, registry: &Registry) -> usize {
+    unsafe fn drop_orphans(this: *const Self, registry: &Arc<Registry>) -> usize {
         let counts = registry.take_orphans();
         for _ in 0..counts {
             // SAFETY: a count that was left there; with the first of them the core is
@@ -169,15 +170,29 @@ impl<T: Payload> Core<T> {
         }
         // SAFETY: the registry, and the record with it, is kept by the claim of this
         // thread, whatever happens to the core.
-        let (registry, record) = unsafe { (&*Arc::as_ptr(&*registry), &*record) };
+        let (registry, record) = unsafe { (Arc::as_ptr(&*registry), &*record) };
         record.leases.end();
         if MODEL {
             // No time passes in a model.
             full_fence();
+        } else {
+            // What the argument at the top is about is what the processor does: its
+            // stores are seen after a moment. The compiler could put them off for ever.
+            compiler_fence(Ordering::SeqCst);
         }
-        if registry.orphans.are_there.load(Ordering::Relaxed) {
+        // SAFETY: there, as above.
+        let are_there = unsafe { &(*registry).orphans.are_there };
+        if are_there.load(Ordering::Relaxed) {
+            // A payload that is dropped may have this thread forget the spaces that are
+            // gone, and its claim of this one.
+            //
+            // SAFETY: made of an `Arc`, and there, as above.
+            let registry = unsafe {
+                Arc::increment_strong_count(registry);
+                Arc::from_raw(registry)
+            };
             // SAFETY: the space of this core has left its count there.
-            unsafe { Self::drop_orphans(this, registry) };
+            unsafe { Self::drop_orphans(this, &registry) };
         }
     }
 

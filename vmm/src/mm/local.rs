@@ -186,8 +186,7 @@ pub(super) fn held_above(registry: &Registry) -> Option<Arc<Registry>> {
         let mut above = claims.iter().filter(|c| c.registry.rank > Some(rank));
         let held = above.find(|claim| {
             // SAFETY: the record lives as long as its registry.
-            let mut entries = unsafe { &*claim.record }.entries();
-            entries.any(|entry| entry.load().0.is_guard())
+            unsafe { &*claim.record }.any_entry(|state, _| state.is_guard())
         });
         held.map(|claim| claim.registry.clone())
     });
@@ -263,7 +262,7 @@ mod tests {
                 let record = record(&self.0);
                 record.vacant().walk(1);
                 record.vacant().clear();
-                record.entries().for_each(Entry::clear);
+                record.each_entry(Entry::clear);
             }
         }
         use super::super::entry::Entry;

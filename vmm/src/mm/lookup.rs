@@ -312,12 +312,13 @@ impl<T: Payload> Core<T> {
     }
 
     /// The waiting lookup of those who want a pin. The hold is still one of this
-    /// thread's, in an entry that no guard begins with.
+    /// thread's, in `entry`, an empty one, or else one that no guard begins with. (Not
+    /// in a space whose holds are kept elsewhere.)
     #[inline(always)]
     pub(super) fn pinning_lookup<'a>(
         &'a self,
         record: &'a Record,
-        addr: u64,
+        (entry, addr): (Option<&'a Entry>, u64),
         pins: Evidence<'_>,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
@@ -326,7 +327,8 @@ impl<T: Payload> Core<T> {
         if self.strategy.is_aside() {
             return self.lookup_aside(record, addr, pins, options, path);
         }
-        match self.attempt(record, record.vacant_beside(), addr) {
+        let entry = entry.unwrap_or_else(|| record.vacant_beside());
+        match self.attempt(record, entry, addr) {
             Attempt::Held(held) => Ok(held),
             Attempt::Missing => Err(Ended::Missing),
             Attempt::Locked { entry, slot, seq } => {
@@ -436,12 +438,11 @@ impl<T: Payload> Core<T> {
     /// for just that hold. Pins in the record do not count: they may be anybody's
     /// by now.
     fn holds_member(&self, record: &Record, pins: Evidence<'_>, seq: u64) -> bool {
-        let mut held = record.entries().filter_map(|entry| match entry.load() {
-            (state, addr) if state.is_guard() => Some(addr),
-            (State::Pin, addr) if mutant("admit-pins") => Some(addr),
-            _ => None,
-        });
-        let holds = held.any(|addr| {
+        let holds = record.any_entry(|state, addr| {
+            let by_mutant = state == State::Pin && mutant("admit-pins");
+            if !state.is_guard() && !by_mutant {
+                return false;
+            }
             // SAFETY: the caller's entry says that this thread walks.
             let slot = unsafe { tree::find(self.root(), addr) };
             slot.is_some_and(|slot| slot.is_locked(seq))

@@ -163,13 +163,16 @@ impl<T: Payload> Core<T> {
             return slots.to_vec();
         }
         let moves = self.moves();
-        let entries = self.registry.records().flat_map(|r| r.entries());
-        let there: BTreeSet<u64> = entries
-            .inspect(|_| self.window(Window::Scanning))
-            .map(|entry| entry.load())
-            .filter(|(state, _)| state.delays(seq))
-            .map(|(_, addr)| addr)
-            .collect();
+        let mut there = BTreeSet::new();
+        for record in self.registry.records() {
+            record.each_entry(|entry| {
+                self.window(Window::Scanning);
+                let (state, addr) = entry.load();
+                if state.delays(seq) {
+                    there.insert(addr);
+                }
+            });
+        }
         let unread = slots.iter().filter(|slot| {
             // SAFETY: in the tree in force, under the map lock.
             let slot = unsafe { &***slot };

@@ -102,6 +102,7 @@
 //! A thread that needs VMAs of two spaces at once looks up in one always before
 //! the other; a [rank](SpaceOptions::rank) has debug builds see to it.
 
+mod annex;
 #[cfg(test)]
 mod audit;
 mod bell;

@@ -8,13 +8,16 @@
 //! A set may be shared between threads, and yet taking up the first few pins is nothing
 //! but two stores: only the thread that made it does that, known by its record, into
 //! places that are filled once and looked at by anybody. Where there are more, or other
-//! threads look up through it, it takes to tables. The space is kept by a
+//! threads look up through it, it takes to tables, and to entries that are
+//! [lent](super::annex) to it. The space is kept by a
 //! [lease](super::lease), not by a count.
 
+use std::cell::Cell;
 use std::fmt;
 use std::mem;
 use std::ptr;
 
+use super::annex::Annex;
 use super::core::Core;
 use super::entry::Entry;
 use super::local;
@@ -78,6 +81,9 @@ struct Rest<T> {
     more: PinTable<T>,
     /// What other threads have asked for.
     others: Mutex<PinTable<T>>,
+    /// Where all these are said: what it was lent last, by any record; null as long as
+    /// it has been lent nothing.
+    annex: AtomicPtr<Annex>,
 }
 
 // SAFETY: as for `VmaPin`: VMAs may be shared and sent, entries may be cleared from
@@ -99,11 +105,16 @@ impl<T: Payload> AddressSpace<T> {
 impl<T: Payload> PinSet<T> {
     #[inline(always)]
     fn new(core: &Core<T>) -> Self {
-        let record = local::record(&core.registry);
+        Self::begin(core, local::record(&core.registry).get())
+    }
+
+    /// An empty one of the calling thread, whose record that is.
+    #[inline(always)]
+    fn begin(core: &Core<T>, record: &Record) -> Self {
         record.leases.begin();
         Self {
             core,
-            owner: record.get(),
+            owner: record,
             few: Place::some(),
             rest: AtomicPtr::new(ptr::null_mut()),
         }
@@ -125,6 +136,7 @@ impl<T: Payload> PinSet<T> {
         let made = Box::into_raw(Box::new(Rest {
             more: PinTable::new(),
             others: Mutex::new(PinTable::new()),
+            annex: AtomicPtr::default(),
         }));
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let null = ptr::null_mut();
@@ -177,6 +189,11 @@ impl<T: Payload> PinSet<T> {
             return None;
         }
         let (entry, slot) = self.core().pin_between_sections(owner, addr, wanted)?;
+        if !self.few[0].slot().is_null() {
+            // Who was asked has looked something up by this very set.
+            self.core().unpin(slot, entry);
+            return None;
+        }
         self.few[0].fill(slot, entry);
         Some(self.vma(slot))
     }
@@ -223,17 +240,23 @@ impl<T: Payload> PinSet<T> {
         let mut from = addr;
         while let Some(at) = core.next_mapped(record.get(), from) {
             let options = WaitOptions::default();
+            // A section may put something before it; if so, it is not pinned.
+            let is_next = Cell::new(true);
+            let mut wanted = |vma: &Vma<T>| {
+                let is_wanted = wanted(vma);
+                is_next.set(core.next_mapped(record.get(), from) == Some(at));
+                is_wanted && is_next.get()
+            };
             let found = match self.among_few(at) {
                 Some(slot) if wanted(self.vma(slot)) => Found::Wanted(self.vma(slot)),
                 Some(slot) => Found::Unwanted(self.vma(slot).range()),
-                None => self.look_up(at, &mut wanted, options, &mut LookupPath::default())?,
+                None => self.look_up(at, wanted, options, &mut LookupPath::default())?,
             };
             match found {
-                Found::Wanted(vma) if core.next_mapped(record.get(), from) == Some(at) => {
-                    return Ok(Some(vma));
-                }
-                // A section has changed what comes next. Another look.
-                Found::Wanted(_) | Found::Nothing => {}
+                Found::Wanted(vma) => return Ok(Some(vma)),
+                // Another look.
+                Found::Nothing => {}
+                Found::Unwanted(_) if !is_next.get() => {}
                 Found::Unwanted(range) => match range.end() {
                     Some(end) => from = end,
                     None => break,
@@ -300,7 +323,11 @@ impl<T: Payload> PinSet<T> {
         let core = self.core();
         let local = local::record(&core.registry);
         let holds_member = |seq| self.holds_member(seq);
-        let found = core.pinning_lookup(local.get(), addr, Some(&holds_member), options, path);
+        let is_owner = ptr::eq(local.get(), self.owner);
+        let few = is_owner && self.few.iter().any(|place| place.slot().is_null());
+        let entry = (!few && !core.strategy.is_aside()).then(|| self.entry_in_annex(local.get()));
+        let at = (entry, addr);
+        let found = core.pinning_lookup(local.get(), at, Some(&holds_member), options, path);
         let held = match found {
             Ok(held) => held,
             Err(Ended::Missing) => return Ok(Found::Nothing),
@@ -313,7 +340,7 @@ impl<T: Payload> PinSet<T> {
             return Ok(Found::Unwanted(range));
         }
         let slot = ptr::from_ref(held.slot);
-        if !ptr::eq(local.get(), self.owner) {
+        if !is_owner {
             self.take_in_for_another(held);
         } else if let Some(place) = self.few.iter().find(|place| place.slot().is_null()) {
             // What is among them has been looked for.
@@ -327,6 +354,55 @@ impl<T: Payload> PinSet<T> {
             }
         }
         Ok(Found::Wanted(self.vma(slot)))
+    }
+
+    /// Pins what is pinned besides, by `addr` in it. For the owner, with its record.
+    fn copy_pin(&self, record: &Record, slot: *const Slot<T>, addr: u64) {
+        let is_there = |place: &Place<T>| ptr::eq(place.slot(), slot);
+        if self.few.iter().any(is_there) {
+            return;
+        }
+        if let Some(place) = self.few.iter().find(|place| place.slot().is_null()) {
+            let entry = record.vacant_beside();
+            entry.pin_at(addr);
+            return place.fill(slot, entry);
+        }
+        let more = &self.rest().unwrap_or_else(|| self.make_rest()).more;
+        if !more.contains(slot) {
+            let entry = self.entry_in_annex(record);
+            entry.pin_at(addr);
+            more.insert(slot, entry);
+        }
+    }
+
+    /// An empty entry of `record`, the calling thread's, that the set is lent. The
+    /// annexes of one record fill up one after the other.
+    fn entry_in_annex(&self, record: &Record) -> &Entry {
+        let rest = self.rest().unwrap_or_else(|| self.make_rest());
+        let mut annex = rest.annex.load(Ordering::Acquire);
+        // SAFETY: null or lent to this set, until it is dropped.
+        while let Some(this) = unsafe { annex.as_ref() } {
+            if ptr::eq(this.record(), record) {
+                match this.vacant() {
+                    Some(entry) => return entry,
+                    None => break,
+                }
+            }
+            annex = this.next.load(Ordering::Relaxed);
+        }
+        let annex = record.annexes().lend(record);
+        // SAFETY: just lent, as above.
+        let this = unsafe { &*annex };
+        let mut next = rest.annex.load(Ordering::Relaxed);
+        loop {
+            this.next.store(next, Ordering::Relaxed);
+            let order = (Ordering::AcqRel, Ordering::Relaxed);
+            match rest.annex.compare_exchange(next, annex, order.0, order.1) {
+                Ok(_) => break,
+                Err(now) => next = now,
+            }
+        }
+        this.vacant().expect("nothing is in it yet")
     }
 
     /// Takes up what a thread has found that did not make the set.
@@ -451,6 +527,31 @@ impl<T: Payload> Core<T> {
     }
 }
 
+impl<T: Payload> Clone for PinSet<T> {
+    /// A set of the calling thread's that has pinned all that this one has.
+    fn clone(&self) -> Self {
+        let core = self.core();
+        let local = local::record(&core.registry);
+        let copy = Self::begin(core, local.get());
+        let mut any = false;
+        if mutant("moves-first") {
+            core.count_move();
+        }
+        self.for_each(|slot, entry| {
+            // SAFETY: lives as long as the registry, which the core keeps.
+            let addr = unsafe { &*entry }.addr();
+            copy.copy_pin(local.get(), slot, addr);
+            any = true;
+        });
+        // As with the copy of a pin: these keep a drain from ending until they are
+        // dropped, and by then it knows that it has to look again.
+        if any && !mutant("moves-first") {
+            core.count_move();
+        }
+        copy
+    }
+}
+
 impl<T: Payload> Drop for PinSet<T> {
     #[inline(always)]
     fn drop(&mut self) {
@@ -480,6 +581,14 @@ impl<T: Payload> PinSet<T> {
         let unpin = |slot, entry| core.unpin(slot, entry);
         rest.more.for_each(unpin);
         lock(&rest.others).for_each(unpin);
+        let mut annex = rest.annex.load(Ordering::Acquire);
+        // SAFETY: null or lent to this set.
+        while let Some(this) = unsafe { annex.as_ref() } {
+            let next = this.next.load(Ordering::Relaxed);
+            // SAFETY: lives as long as the registry, which the core keeps.
+            unsafe { &*this.record() }.annexes().take_back(annex);
+            annex = next;
+        }
     }
 }
 

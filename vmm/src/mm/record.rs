@@ -3,8 +3,9 @@
 use std::ptr;
 
 use super::MmStats;
+use super::annex::Annexes;
 use super::beside::Beside;
-use super::entry::Entry;
+use super::entry::{Entry, State};
 use super::lease::Leases;
 use super::recent::Recent;
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -51,6 +52,7 @@ struct Cold {
     retries: Count,
     name: Mutex<String>,
     next: AtomicPtr<Record>,
+    annexes: Annexes,
 }
 
 /// A piece of the spill list. Never freed before the record.
@@ -112,6 +114,7 @@ impl Record {
                 retries: zero(),
                 name: Mutex::new(thread_name()),
                 next: AtomicPtr::new(ptr::null_mut()),
+                annexes: Annexes::new(),
             },
         })
     }
@@ -163,7 +166,8 @@ impl Record {
     }
 
     /// An empty entry that is not the first, for a pin; otherwise as
-    /// [`vacant`](Self::vacant). The time does not depend on how many are in use.
+    /// [`vacant`](Self::vacant). Of operations that pin and let go the time does not
+    /// depend on how many are in use besides.
     #[inline(always)]
     pub(super) fn vacant_beside(&self) -> &Entry {
         // SAFETY: null or an entry of this record, which lives as long as it.
@@ -173,10 +177,14 @@ impl Record {
         }
     }
 
-    /// Goes round all entries once, from where the last search has ended.
+    /// Looks at what was given out lately, or else goes round all entries once, from
+    /// where the last search has ended.
     #[cold]
     fn next_beside(&self) -> &Entry {
         let beside = &self.beside;
+        if let Some(entry) = beside.again() {
+            return entry;
+        }
         let (mut piece, mut index) = (beside.piece.get(), beside.index.get() + 1);
         let (mut wrapped, mut pieces) = (false, 0);
         loop {
@@ -187,10 +195,11 @@ impl Record {
                 None => (&self.entries, &self.spill),
             };
             for (i, entry) in entries.iter().enumerate().skip(index) {
+                beside.count_look();
                 if entry.is_empty() {
                     beside.piece.set(piece);
                     beside.index.set(i);
-                    beside.last.set(entry);
+                    beside.give_out(entry);
                     return entry;
                 }
             }
@@ -215,12 +224,40 @@ impl Record {
         let entry = unsafe { &(*last).entries[0] };
         beside.piece.set(last);
         beside.index.set(0);
-        beside.last.set(entry);
+        beside.give_out(entry);
         entry
     }
 
-    /// All entries, in use or not.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    /// How many entries its owner has looked at in search of one for a pin.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(super) fn looked(&self) -> usize {
+        self.beside.looked.get()
+    }
+
+    /// Calls `each` for each entry, in use or not: the record's own, and those it has
+    /// lent, under a lock. See [`Annexes::each_entry`].
+    pub(super) fn each_entry(&self, mut each: impl FnMut(&Entry)) {
+        self.entries().for_each(&mut each);
+        self.cold.annexes.each_entry(each);
+    }
+
+    /// Whether `is` what one of them says.
+    pub(super) fn any_entry(&self, mut is: impl FnMut(State, u64) -> bool) -> bool {
+        let mut any = false;
+        self.each_entry(|entry| {
+            let (state, addr) = entry.load();
+            any = any || is(state, addr);
+        });
+        any
+    }
+
+    /// What it has lent to sets of pins.
+    pub(super) fn annexes(&self) -> &Annexes {
+        &self.cold.annexes
+    }
+
+    /// All entries of its own, in use or not.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.cold.life.touch();
         let mut piece = self.spill.load(unless("spill-acquire", Ordering::Acquire));
         let spilled = std::iter::from_fn(move || {
@@ -247,7 +284,8 @@ impl Record {
         {
             return false;
         }
-        let empty = mutant("reuse-held") || self.entries().all(Entry::is_unused);
+        let is_empty = || cold.annexes.is_empty() && self.entries().all(Entry::is_unused);
+        let empty = mutant("reuse-held") || is_empty();
         if !empty {
             cold.claimed.store(false, Ordering::Release);
             return false;

@@ -86,7 +86,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
     /// Takes the map lock, by `deadline` if there is one.
     pub(super) fn open(core: &'a Core<T>, deadline: Option<Instant>) -> Result<Self, WriteError> {
         let record = local::record(&core.registry);
-        if record.entries().any(|entry| entry.load().0.is_guard()) {
+        if record.any_entry(|state, _| state.is_guard()) {
             return Err(WriteError::HoldsGuard);
         }
         core.writer.map_lock.write(deadline)?;
@@ -212,11 +212,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let range = |slot: &*const Slot<T>| unsafe { &**slot }.range();
         let members = Members::new(slots.iter().map(range).collect());
         let record = local::record(&core.registry);
-        let mine = record
-            .entries()
-            .map(|entry| entry.load())
-            .any(|(state, addr)| state.is_guard() && members.contains(addr));
-        if mine {
+        if record.any_entry(|state, addr| state.is_guard() && members.contains(addr)) {
             return Err(WriteError::HoldsGuard);
         }
         // All that is to be built is built before anybody has to wait for it.

@@ -159,13 +159,13 @@ impl<T: Payload> AddressSpace<T> {
         sync::full_fence();
         let mut found = Vec::new();
         for record in self.core.registry.records() {
-            for entry in record.entries() {
+            record.each_entry(|entry| {
                 let (state, addr) = entry.load();
                 if state.delays(0) && range.contains(addr) {
                     let (thread, kind) = (record.thread_name(), state.kind());
                     found.push(Holder { thread, addr, kind });
                 }
-            }
+            });
         }
         found
     }

@@ -6,8 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use gracefault::memory::Backing;
 use gracefault::memory::vm_memory::RegionError;
-use gracefault::mm::WriteError;
+use gracefault::mm::{AddrRange, VmFlags, WriteError};
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryBackend,
     GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, Permissions,
@@ -129,6 +130,35 @@ fn rom_is_written_by_loaders_only() {
     assert_eq!(device.read_obj::<u64>(rom).unwrap(), 7);
 }
 
+/// 4. And what is put in its place is ROM too.
+#[test]
+fn rom_is_replaced_by_rom() {
+    let ours = ram(&[(0, PAGE)]);
+    let rom = GuestAddress(PAGE);
+    ours.insert_rom(rom, memory(PAGE)).unwrap();
+    let flags = || ours.space().mm().vmas(AddrRange::new(PAGE, 1).unwrap())[0].flags;
+    let before = flags();
+    let mut slots = Vec::new();
+    let gone = ours.replace_region_with(rom, memory(PAGE), None, || {
+        slots.push("other");
+        Ok::<_, RegionError>(())
+    });
+    assert_eq!(Arc::strong_count(&gone.unwrap().memory), 1);
+    assert_eq!((slots, flags()), (vec!["other"], before));
+    assert!(ours.dma().memory().write_obj(1_u8, rom).is_err());
+    ours.memory().write_obj(1_u8, rom).unwrap();
+    let refused = || Err(RegionError::Unaligned { base: 1 });
+    let kept = ours.replace_region_with(rom, memory(PAGE), None, refused);
+    assert_eq!(kept.unwrap_err(), RegionError::Unaligned { base: 1 });
+    assert_eq!(ours.memory().read_obj::<u8>(rom).unwrap(), 1, "as before");
+    ours.replace_region(GuestAddress(0), memory(PAGE), None)
+        .unwrap();
+    ours.dma()
+        .memory()
+        .write_obj(1_u8, GuestAddress(0))
+        .unwrap();
+}
+
 /// 5. What is no region, or in the way, is refused with the reason.
 #[test]
 fn what_cannot_be_is_refused() {
@@ -160,6 +190,20 @@ fn what_cannot_be_is_refused() {
             "{base:#x}"
         );
     }
+    // Nor by the way of who maps in the space, RAM or ROM; and what is mapped there by
+    // hand is no memory for these traits, which would go on at 0.
+    let last = AddrRange::inclusive(u64::MAX - PAGE + 1, u64::MAX).unwrap();
+    let out = |e| matches!(e, Err(WriteError::OutOfSpace { .. }));
+    assert!(out(ours.space().map_ram(last, memory(PAGE))));
+    assert!(out(ours.space().map_rom(last, memory(PAGE))));
+    let flags = VmFlags::READ | VmFlags::WRITE;
+    let backing = Backing::Ram(memory(PAGE));
+    ours.space().mm().map(last, flags, 0, backing).unwrap();
+    let across = GuestAddress(u64::MAX - 3);
+    assert!(ours.memory().write(&[1; 8], across).is_err());
+    assert!(ours.dma().memory().write(&[1; 8], across).is_err());
+    assert_eq!(ours.memory().read_obj::<u8>(GuestAddress(0)).unwrap(), 0);
+    assert_eq!(ours.memory().last_addr().0, 6 * PAGE - 1);
     assert_eq!(ours.memory().num_regions(), 2);
     let sizes: Vec<_> = ours.memory().iter().map(GuestMemoryRegion::len).collect();
     assert_eq!(sizes, [PAGE, 2 * PAGE]);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use gracefault::memory::vm_memory::GuestRam;
+use gracefault::memory::vm_memory::{GuestRam, RegionError};
 use gracefault::memory::{LazyRam, LazySlot, PutInError};
 use gracefault::mm::AddrRange;
 use vm_memory::{
-    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryError,
-    GuestMemoryRegion, MemoryRegionAddress,
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend, GuestMemoryError,
+    GuestMemoryRegion, MemoryRegionAddress, Permissions,
 };
 
 use super::{PAGE, memory, ram};
@@ -83,6 +83,50 @@ fn a_look_at_the_regions_puts_nothing_in() {
     );
     assert!(memory.address_in_range(GuestAddress(PAGE)));
     assert_eq!(slot.asked.load(Ordering::Relaxed), 0);
+}
+
+/// Nor who asks for no bytes, or whether there are any.
+#[test]
+fn what_reaches_no_byte_puts_nothing_in() {
+    let (ram, slot) = lazy(true);
+    let (memory, dma) = (ram.memory(), ram.dma().memory());
+    let all = 2 * PAGE as usize;
+    for access in [Permissions::Read, Permissions::ReadWrite] {
+        assert!(GuestMemory::check_range(
+            &*dma,
+            GuestAddress(0),
+            all,
+            access
+        ));
+        assert!(!GuestMemory::check_range(
+            &*dma,
+            GuestAddress(0),
+            all + 1,
+            access
+        ));
+        assert!(GuestMemory::check_range(
+            &*memory,
+            GuestAddress(0),
+            all,
+            access
+        ));
+    }
+    let region = memory.find_region(GuestAddress(PAGE)).unwrap();
+    assert!(region.get_slice(MemoryRegionAddress(0), 0).is_ok());
+    assert!(region.get_slice(MemoryRegionAddress(PAGE), 0).is_ok());
+    assert!(region.get_slice(MemoryRegionAddress(PAGE), 1).is_err());
+    assert_eq!(slot.asked.load(Ordering::Relaxed), 0);
+}
+
+/// Its slot is for its own memory.
+#[test]
+fn lazy_ram_is_not_replaced() {
+    let (ram, _) = lazy(false);
+    let base = GuestAddress(PAGE);
+    let replaced = ram.replace_region(base, memory(PAGE), None);
+    assert_eq!(replaced.unwrap_err(), RegionError::Lazy { base: PAGE });
+    assert_eq!(ram.memory().num_regions(), 2);
+    ram.remove_region(base, PAGE, None).unwrap();
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What a handle pins: exactly what it has touched.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
-use gracefault::memory::{Device, DeviceError};
-use gracefault::mm::AddrRange;
+use gracefault::memory::{Backing, Device, DeviceError};
+use gracefault::mm::{AddrRange, VmFlags};
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -50,8 +51,16 @@ fn each_region_is_pinned_once() {
     }
     assert_eq!(handle.pinned(), regions.len());
     assert!(handle.find_region(GuestAddress(PAGE)).is_none(), "a hole");
-    assert_eq!(handle.clone().pinned(), 0);
+    // Parked by itself, a clone keeps what was found by the first, as a host address.
+    let clone = handle.clone();
     drop(handle);
+    assert_eq!(clone.pinned(), regions.len());
+    let soon = || Some(Instant::now() + Duration::from_millis(5));
+    for (base, size) in [regions[0], regions[1], regions[150]] {
+        let gone = ram.remove_region(GuestAddress(base), size, soon());
+        assert!(gone.is_err(), "{base:#x}");
+    }
+    drop(clone);
     for (base, size) in regions {
         let gone = ram.remove_region(GuestAddress(base), size, None).unwrap();
         assert!(gone.drain.holders.is_empty(), "{}", gone.drain);
@@ -87,6 +96,18 @@ fn what_is_not_handed_out_is_not_pinned() {
     assert!(handle.read_obj::<u8>(GuestAddress(4 * PAGE)).is_err());
     assert_eq!(handle.pinned(), 0);
     assert_eq!(handle.iter().count(), 2);
+    // A device is one by what stands behind it, whatever flags it was mapped with.
+    let bare = AddrRange::new(16 * PAGE, PAGE).unwrap();
+    let device = Backing::Mmio(Arc::new(Nothing));
+    ram.space()
+        .mm()
+        .map(bare, VmFlags::READ, 0, device)
+        .unwrap();
+    let other = ram.memory();
+    assert_eq!(other.num_regions(), 2);
+    assert_eq!(other.last_addr(), GuestAddress(9 * PAGE - 1));
+    assert_eq!((other.iter().count(), other.pinned()), (2, 2));
+    drop(other);
     ram.space().mm().unmap(bar, None).unwrap();
     let last = GuestAddress(8 * PAGE);
     drop(handle);

@@ -7,7 +7,7 @@ use vm_memory::{GuestAddress, GuestUsize};
 
 use super::GuestRam;
 use crate::memory::{Backing, HostMemory, Mapping, PAGE};
-use crate::mm::{AddrRange, DrainReport, VmFlags, WriteError, WriteSection};
+use crate::mm::{AddrRange, DrainReport, Vma, WriteError, WriteSection};
 
 /// Why a region was not added, removed or replaced. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,16 @@ pub enum RegionError {
         base: u64,
         /// Bytes.
         size: u64,
+    },
+    /// It is RAM with a memslot that is put in when it is first missed, which is one with
+    /// its memory.
+    #[error(
+        "the region at {base:#x} is lazy RAM, whose memslot is for its own memory: remove it, \
+         and add the other"
+    )]
+    Lazy {
+        /// The first address.
+        base: u64,
     },
     /// It overlaps another, or lies outside the space; or a reader did not let go of it
     /// by the deadline, and is named.
@@ -115,50 +125,79 @@ impl GuestRam {
         last: impl FnOnce() -> Result<(), E>,
     ) -> Result<RemovedRegion, E> {
         let range = range(base, size)?;
-        let section = self.without(range, deadline)?;
+        let (section, _) = self.without(range, deadline)?;
         publish(section, deadline, last)
     }
 
     /// Puts other memory, of the same size, in the place of a region, in one step: no
-    /// access finds nothing there. Otherwise as
-    /// [`remove_region`](Self::remove_region).
+    /// access finds nothing there. What may be done with the region stays: ROM is ROM.
+    /// Otherwise as [`remove_region`](Self::remove_region).
+    ///
+    /// Where a memslot lies over it, use
+    /// [`replace_region_with`](Self::replace_region_with): the guest has the old memory
+    /// otherwise, and the devices the new.
     ///
     /// # Errors
-    /// See [`RegionError`].
+    /// See [`RegionError`]; [`RegionError::Lazy`] for lazy RAM.
     pub fn replace_region(
         &self,
         base: GuestAddress,
         memory: Arc<Mapping>,
         deadline: Option<Instant>,
     ) -> Result<RemovedRegion, RegionError> {
-        let range = range(base, memory.len())?;
-        let mut section = self.without(range, deadline)?;
-        section.map(range, RAM, 0, Backing::Ram(memory))?;
-        publish(section, deadline, || Ok(()))
+        self.replace_region_with(base, memory, deadline, || Ok(()))
     }
 
-    /// A section that plans the removal of the region with these addresses.
+    /// As [`replace_region`](Self::replace_region); `last` is called when nobody reads
+    /// or writes the region any more, and the map still has the old memory: to take its
+    /// memslot out, and one for the other in. If it fails, nothing has changed.
+    ///
+    /// # Errors
+    /// What `last` returned, or a [`RegionError`].
+    pub fn replace_region_with<E: From<RegionError>>(
+        &self,
+        base: GuestAddress,
+        memory: Arc<Mapping>,
+        deadline: Option<Instant>,
+        last: impl FnOnce() -> Result<(), E>,
+    ) -> Result<RemovedRegion, E> {
+        let range = range(base, memory.len())?;
+        let (mut section, old) = self.without(range, deadline)?;
+        let other = match old.payload() {
+            Backing::Ram(_) => Backing::Ram(memory),
+            Backing::Rom(_) => Backing::Rom(memory),
+            Backing::Lazy(_) => return Err(RegionError::Lazy { base: base.0 }.into()),
+            Backing::Mmio(_) => unreachable!("looked at by `without`"),
+        };
+        let planned = section.map(range, old.flags(), 0, other);
+        // Nobody else has it after the section.
+        drop(old);
+        planned.map_err(RegionError::from)?;
+        publish(section, deadline, last)
+    }
+
+    /// A section that plans the removal of the region with these addresses, and the
+    /// region.
     fn without(
         &self,
         range: AddrRange,
         deadline: Option<Instant>,
-    ) -> Result<WriteSection<'_, Backing>, RegionError> {
+    ) -> Result<(WriteSection<'_, Backing>, Vma<Backing>), RegionError> {
         let mm = self.space().mm();
         let mut section = match deadline {
             Some(deadline) => mm.mmap_write_lock_until(deadline)?,
             None => mm.mmap_write_lock()?,
         };
-        let vma = section.find_vma(range.start());
-        if !vma.is_some_and(|vma| vma.range() == range && vma.payload().memory().is_some()) {
+        let is_it = |vma: &&Vma<Backing>| vma.range() == range && vma.payload().memory().is_some();
+        let vma = section.find_vma(range.start()).filter(is_it).cloned();
+        let Some(vma) = vma else {
             let (base, size) = (range.start(), range.len().unwrap_or(u64::MAX));
             return Err(RegionError::NotARegion { base, size });
-        }
+        };
         section.unmap(range)?;
-        Ok(section)
+        Ok((section, vma))
     }
 }
-
-const RAM: VmFlags = VmFlags::READ.union(VmFlags::WRITE).union(VmFlags::EXEC);
 
 fn range(base: GuestAddress, size: u64) -> Result<AddrRange, RegionError> {
     let base = base.0;

@@ -9,7 +9,7 @@ use vm_memory::{
     MemoryRegionAddress, Permissions, VolatileSlice,
 };
 
-use super::RamView;
+use super::{RamView, region};
 use crate::memory::Backing;
 use crate::memory::mapping::{DirtyPages, DirtySlice};
 use crate::mm::{VmFlags, Vma};
@@ -42,7 +42,15 @@ impl GuestMemory for DmaView {
     type Bitmap = DirtyPages;
 
     fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
-        self.slices(addr, count, access).all(|slice| slice.is_ok())
+        let mut slices = self.slices(addr, count, access);
+        while slices.left > 0 {
+            // Asking puts no slot of lazy RAM in.
+            let is_there = |(vma, at, len)| region::find(vma, at, len).map(drop);
+            if slices.step().and_then(is_there).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     #[inline]
@@ -85,6 +93,13 @@ struct DmaSlices<'a> {
 impl<'a> DmaSlices<'a> {
     #[inline(always)]
     fn part(&mut self) -> GuestMemoryResult<VolatileSlice<'a, DirtySlice<'a>>> {
+        let (vma, at, len) = self.step()?;
+        vma.get_slice(at, len)
+    }
+
+    /// The next region, and what is wanted of it.
+    #[inline(always)]
+    fn step(&mut self) -> GuestMemoryResult<(&'a Vma<Backing>, MemoryRegionAddress, usize)> {
         let (ram, addr) = (self.ram, self.addr);
         let vma = ram
             .find(addr)
@@ -95,14 +110,13 @@ impl<'a> DmaSlices<'a> {
         let at = addr - vma.range().start();
         let here = (vma.range().last() - addr).saturating_add(1);
         let len = here.min(self.left as u64) as usize;
-        let slice = vma.get_slice(MemoryRegionAddress(at), len)?;
         self.left -= len;
         match addr.checked_add(len as u64) {
             Some(next) => self.addr = next,
             None if self.left == 0 => {}
             None => return Err(GuestMemoryError::GuestAddressOverflow),
         }
-        Ok(slice)
+        Ok((vma, MemoryRegionAddress(at), len))
     }
 }
 

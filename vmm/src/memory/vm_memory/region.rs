@@ -12,33 +12,39 @@ use crate::memory::mapping::{DirtyPages, DirtySlice};
 use crate::memory::{Backing, HostMemory, LazyRam, Mapping};
 use crate::mm::Vma;
 
-/// The memory of a region, where KVM has or now gets a slot for it.
-#[inline]
-fn reach(vma: &Vma<Backing>) -> GuestMemoryResult<&Mapping> {
-    match vma.payload() {
-        Backing::Ram(memory) | Backing::Rom(memory) => Ok(memory),
-        Backing::Lazy(ram) => put_in(ram),
-        Backing::Mmio(_) => Err(GuestMemoryError::HostAddressNotAvailable),
-    }
-}
-
 #[cold]
-fn put_in(ram: &LazyRam) -> GuestMemoryResult<&Mapping> {
+fn put_in(ram: &LazyRam) -> GuestMemoryResult<()> {
     let put_in = ram.slot.put_in().map_err(io::Error::other);
     put_in.map_err(GuestMemoryError::IOError)?;
-    Ok(&ram.memory)
+    Ok(())
 }
 
 /// The host address of `count` bytes of a region, and where they are in its memory,
-/// which is returned too. Fails, as `vm-memory`'s own regions do, unless all of them
-/// are in the region.
+/// which is returned too: KVM has or now gets a slot for it. Fails, as `vm-memory`'s own
+/// regions do, unless all of them are in the region.
 #[inline]
 fn locate(
     vma: &Vma<Backing>,
     at: MemoryRegionAddress,
     count: usize,
 ) -> GuestMemoryResult<(&Mapping, u64)> {
-    let memory = reach(vma)?;
+    let found = find(vma, at, count)?;
+    match vma.payload() {
+        Backing::Lazy(ram) if count > 0 => put_in(ram)?,
+        _ => {}
+    }
+    Ok(found)
+}
+
+/// The same, and nothing is put in: the bytes must not be reached by it.
+#[inline]
+pub(super) fn find(
+    vma: &Vma<Backing>,
+    at: MemoryRegionAddress,
+    count: usize,
+) -> GuestMemoryResult<(&Mapping, u64)> {
+    let memory = vma.payload().memory();
+    let memory = memory.ok_or(GuestMemoryError::HostAddressNotAvailable)?;
     let len = vma.range().last() - vma.range().start();
     let count = count as u64;
     // Of a VMA, and of its memory: who maps by hand may have got the lengths wrong.

@@ -20,8 +20,7 @@ pub struct GuestRam {
 pub struct GuestDma(GuestRam);
 
 /// What [`memory`](GuestAddressSpace::memory) gives: a view of the memory, which pins
-/// what is touched through it for as long as it is there. A clone has pinned nothing
-/// yet.
+/// what is touched through it for as long as it is there. A clone pins all of that too.
 #[derive(Clone, Debug)]
 pub struct MemoryHandle<V>(V);
 

@@ -3,7 +3,7 @@
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use crate::memory::Backing;
-use crate::mm::{AddrRange, PinSet, VmFlags, Vma, VmaInfo};
+use crate::mm::{AddrRange, PinSet, Vma};
 
 /// The memory of a guest, region by region, as it is whenever it is looked at.
 ///
@@ -11,7 +11,9 @@ use crate::mm::{AddrRange, PinSet, VmFlags, Vma, VmaInfo};
 /// access comes by is pinned until the view is dropped, and nothing else is. It takes
 /// ROM for memory like any other: that is where loaders write it. A device's view is
 /// [`DmaView`](super::DmaView).
-#[derive(Debug)]
+///
+/// A clone pins all that this one has pinned, and goes its own way from there.
+#[derive(Clone, Debug)]
 pub struct RamView {
     pins: PinSet<Backing>,
 }
@@ -27,11 +29,16 @@ impl RamView {
         self.pins.len()
     }
 
-    /// What memory there is at this moment. A device has the IO flag.
-    fn infos(&self) -> impl Iterator<Item = VmaInfo> {
-        let all = AddrRange::inclusive(0, u64::MAX).expect("not empty");
-        let all = self.pins.vmas(all).into_iter();
-        all.filter(|info| !info.flags.contains(VmFlags::IO))
+    /// Calls `each` for the addresses of each region, and pins none of them.
+    fn look_over(&self, mut each: impl FnMut(AddrRange)) {
+        let look = |vma: &Vma<Backing>| {
+            if is_memory(vma) {
+                each(vma.range());
+            }
+            false
+        };
+        // The one error is as below: there is nothing more for this thread.
+        let _ = self.pins.lock_next_vma_if(0, look);
     }
 
     #[inline(always)]
@@ -44,15 +51,8 @@ impl RamView {
 
 #[inline(always)]
 fn is_memory(vma: &Vma<Backing>) -> bool {
-    vma.payload().memory().is_some()
-}
-
-impl Clone for RamView {
-    /// A view of the same memory, which has pinned nothing yet.
-    #[inline]
-    fn clone(&self) -> Self {
-        Self::new(self.pins.another())
-    }
+    // Who maps by hand may have memory up to 2^64. `vm-memory` would go on at 0 there.
+    vma.payload().memory().is_some() && vma.range().end().is_some()
 }
 
 impl GuestMemoryBackend for RamView {
@@ -73,12 +73,16 @@ impl GuestMemoryBackend for RamView {
 
     /// Pins nothing.
     fn num_regions(&self) -> usize {
-        self.infos().count()
+        let mut count = 0;
+        self.look_over(|_| count += 1);
+        count
     }
 
     /// Pins nothing.
     fn last_addr(&self) -> GuestAddress {
-        GuestAddress(self.infos().last().map_or(0, |info| info.range.last()))
+        let mut last = 0;
+        self.look_over(|range| last = range.last());
+        GuestAddress(last)
     }
 
     /// Each in the map that is in force when it is its turn.

@@ -65,6 +65,46 @@ fn loom_a_set_lets_in_by_what_is_in_its_table() {
     });
 }
 
+/// What is said in an annex is waited for, and over when the annex is seen to be given
+/// back: the last pin of the set is there, and the writer wants that alone.
+#[test]
+fn loom_a_set_with_an_annex_beside_an_unmap() {
+    model(|| {
+        let mm = space(&[a(), b()]);
+        let set = mm.pin_set();
+        assert!(pinned(&set, A));
+        let there = mm.clone();
+        let writer = thread::spawn(move || unmap(&there, b()));
+        if let Some(vma) = set.lock_vma_under_rcu_wait(B).unwrap() {
+            assert_eq!(*vma.payload(), 7);
+            thread::yield_now();
+            assert_eq!(*vma.payload(), 7);
+        }
+        drop(set);
+        writer.join().unwrap();
+    });
+}
+
+/// A set is copied, into entries that the drain may have passed, and the first one is
+/// dropped: what it had pinned stays, in the set itself and in an annex.
+#[test]
+fn loom_a_set_is_copied() {
+    for wanted in [a(), b()] {
+        model_bound(2, move || {
+            let mm = space(&[a(), b()]);
+            let set = mm.pin_set();
+            assert!(pinned(&set, A) && pinned(&set, B));
+            let there = mm.clone();
+            let writer = thread::spawn(move || unmap(&there, wanted));
+            let copy = set.clone();
+            drop(set);
+            assert!(pinned(&copy, wanted.start()));
+            drop(copy);
+            writer.join().unwrap();
+        });
+    }
+}
+
 /// A set that two threads use, beside a writer of both VMAs: what one has pinned lets
 /// the other in.
 #[test]

@@ -149,9 +149,11 @@ fn shuttle_a_forgotten_guard_and_threads_that_come_and_go() {
         threads
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
-        let records = space.mm.core.registry.records();
-        let held = records.flat_map(|record| record.entries().map(|entry| entry.load()));
-        let held: Vec<_> = held.filter(|(state, _)| state.is_guard()).collect();
+        let mut held = Vec::new();
+        for record in space.mm.core.registry.records() {
+            record.each_entry(|entry| held.push(entry.load()));
+        }
+        held.retain(|(state, _)| state.is_guard());
         assert_eq!(held.len(), 1, "what was forgotten, and nothing else");
         assert_eq!(held[0].1, 0);
     });

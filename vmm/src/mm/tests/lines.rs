@@ -34,9 +34,9 @@ fn records_share_no_line() {
     for record in &records {
         let start = std::ptr::from_ref::<Record>(record).addr();
         let inside = start..start + size_of::<Record>();
-        for entry in record.entries() {
+        record.each_entry(|entry| {
             assert!(inside.contains(&std::ptr::from_ref(entry).addr()));
-        }
+        });
         assert!(inside.step_by(LINES).all(|line| lines.insert(line / LINES)));
     }
     assert_eq!(records.len(), 5, "this thread's and four");
