@@ -107,6 +107,11 @@ impl<'a> Taken<'a> {
         self.kind
     }
 
+    /// Its slot, which is in.
+    pub(super) fn slot(&self) -> &BlockSlot {
+        self.slot.as_ref().expect("not taken out yet")
+    }
+
     /// Takes its slot out of the guest, or leaves it in.
     pub(super) fn remove_slot(&mut self) -> Result<(), HotplugError> {
         let Some(slot) = self.slot.take() else {

@@ -79,10 +79,21 @@ impl HotplugRegion {
     fn arriving(&self, number: u32, ram: Arc<Mapping>) -> Result<Arriving, HotplugError> {
         let gpa = self.block_range(number).start();
         let lazy = match self.lazy {
-            true => Some(Arc::new(self.vm.lazy_slot(gpa, ram.clone())?)),
+            true => {
+                let slot = self.vm.lazy_slot(gpa, ram.clone())?;
+                Some(Arc::new(slot.with_access(self.access())))
+            }
             false => None,
         };
         Ok(Arriving { number, ram, lazy })
+    }
+
+    /// What the guest may do with a block's slot.
+    fn access(&self) -> SlotAccess {
+        match self.dirty_log {
+            true => SlotAccess::Logged,
+            false => SlotAccess::ReadWrite,
+        }
     }
 
     /// A memslot for each block, or none at all. One that is lazy goes in later.
@@ -96,7 +107,7 @@ impl HotplugRegion {
             let gpa = self.block_range(number).start();
             let slot = match lazy {
                 Some(slot) => Ok(BlockSlot::Lazy(slot)),
-                None => (self.vm.add_slot(gpa, ram, SlotAccess::ReadWrite)).map(BlockSlot::Eager),
+                None => (self.vm.add_slot(gpa, ram, self.access())).map(BlockSlot::Eager),
             };
             match slot {
                 Ok(slot) => slots.push((number, slot)),
@@ -123,7 +134,10 @@ impl HotplugRegion {
     fn block_memory(&self, block: u32, kind: BlockKind) -> Result<Mapping, HotplugError> {
         let len = self.block_size();
         let no_memory = |source| HotplugError::NoMemory { len, source };
-        let ram = self.ram.map_block(block).map_err(no_memory)?;
+        let mut ram = self.ram.map_block(block).map_err(no_memory)?;
+        if self.dirty_log {
+            ram = ram.with_dirty_pages();
+        }
         if kind == BlockKind::Volatile {
             faults::check(Step::FillBlock).map_err(no_memory)?;
             for (offset, pattern) in self.volatile_patterns(block) {

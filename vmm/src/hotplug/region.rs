@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gracefault_guest::abi;
 
 use super::HotplugError;
+use super::claim::Taken;
 use crate::devices::HotplugController;
 use crate::kvm::{BlockSlot, Vm};
 use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
@@ -54,6 +55,8 @@ pub struct HotplugRegion {
     blocks: u32,
     /// Whether a block's memslot goes in at the first access to it.
     pub(super) lazy: bool,
+    /// Whether it is tracked which pages of a block are written.
+    pub(super) dirty_log: bool,
     /// Held for a look-up or a change only: never across a lookup in the map, a
     /// write section or an ioctl.
     states: Mutex<BTreeMap<u32, State>>,
@@ -105,6 +108,7 @@ impl HotplugRegion {
             block_size,
             blocks,
             lazy: false,
+            dirty_log: false,
             states,
         }
     }
@@ -129,6 +133,36 @@ impl HotplugRegion {
     /// number all the same, and fails if none is left.
     pub fn lazy(self, lazy: bool) -> Self {
         Self { lazy, ..self }
+    }
+
+    /// The same, where it is tracked which pages of a block the guest writes (its
+    /// memslot logs, which costs a fault at the first write to each page) and which the
+    /// VMM does (its memory has a bitmap): see [`take_dirty_pages`](Self::take_dirty_pages).
+    pub fn with_dirty_log(self, dirty_log: bool) -> Self {
+        Self { dirty_log, ..self }
+    }
+
+    /// The pages of a block that guest or VMM have written since the last call, or since
+    /// the plug: bit `n % 64` of word `n / 64` is page `n`. Of a region
+    /// [with a dirty log](Self::with_dirty_log). While this is at it, no other thread
+    /// can unplug the block ([`HotplugError::NotPlugged`]).
+    ///
+    /// # Errors
+    /// [`HotplugError::NoSuchBlock`], [`HotplugError::NotPlugged`], and
+    /// [`HotplugError::Slot`] where KVM does not log.
+    pub fn take_dirty_pages(&self, block: u32) -> Result<Vec<u64>, HotplugError> {
+        Ok(Taken::new(self, block)?.slot().take_dirty_pages()?)
+    }
+
+    /// Adds the pages of a block that the guest has written to the bitmap of its memory,
+    /// where the VMM's are, and which each access by the `vm-memory` traits sees
+    /// ([`MemSlot::merge_dirty_pages`](crate::kvm::MemSlot::merge_dirty_pages)). Otherwise
+    /// as [`take_dirty_pages`](Self::take_dirty_pages).
+    ///
+    /// # Errors
+    /// As [`take_dirty_pages`](Self::take_dirty_pages).
+    pub fn merge_dirty_pages(&self, block: u32) -> Result<(), HotplugError> {
+        Ok(Taken::new(self, block)?.slot().merge_dirty_pages()?)
     }
 
     /// How many blocks there are.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::slots::{MemSlot, SlotAccess, SlotError};
 use super::vm::Vm;
-use crate::memory::{HostMemory, LazySlot, PutInError};
+use crate::memory::{HostMemory, LazySlot, PAGE, PutInError};
 
 /// A memslot with an id of its own that KVM hears of on demand. Dropping it takes
 /// it out of the guest.
@@ -17,6 +17,7 @@ pub struct LazyMemSlot {
     vm: Vm,
     id: u32,
     gpa: u64,
+    access: SlotAccess,
     memory: Arc<dyn HostMemory>,
     /// Never held across a lookup: whoever waits for it may hold the VMA. Across an
     /// ioctl it is.
@@ -41,6 +42,7 @@ impl Vm {
             vm: self.clone(),
             id,
             gpa,
+            access: SlotAccess::ReadWrite,
             memory,
             slot: Mutex::new(None),
             is_in: AtomicBool::new(false),
@@ -49,6 +51,46 @@ impl Vm {
 }
 
 impl LazyMemSlot {
+    /// The same, for other accesses than reading and writing.
+    pub fn with_access(mut self, access: SlotAccess) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// As [`MemSlot::take_dirty_pages`]: where the slot is not in, what the VMM has
+    /// written.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_dirty_pages(&self) -> Result<Vec<u64>, SlotError> {
+        match &*self.lock() {
+            Some(slot) => slot.take_dirty_pages(),
+            None => {
+                let mut pages = vec![0; self.memory.len().div_ceil(64 * PAGE) as usize];
+                if let Some(tracked) = self.memory.dirty_pages() {
+                    let tracked = tracked.get_and_reset();
+                    pages
+                        .iter_mut()
+                        .zip(tracked)
+                        .for_each(|(to, word)| *to = word);
+                }
+                Ok(pages)
+            }
+        }
+    }
+
+    /// As [`MemSlot::merge_dirty_pages`]: where the slot is not in, the guest has written
+    /// nothing by itself.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn merge_dirty_pages(&self) -> Result<(), SlotError> {
+        match &*self.lock() {
+            Some(slot) => slot.merge_dirty_pages(),
+            None => Ok(()),
+        }
+    }
+
     /// Whether KVM has it.
     pub fn is_in(&self) -> bool {
         self.is_in.load(Ordering::Acquire)
@@ -94,9 +136,7 @@ impl LazySlot for LazyMemSlot {
             return Ok(false);
         }
         let memory = self.memory.clone();
-        let added = self
-            .vm
-            .add_slot_as(self.id, self.gpa, memory, SlotAccess::ReadWrite);
+        let added = self.vm.add_slot_as(self.id, self.gpa, memory, self.access);
         *slot = Some(added.map_err(|error| {
             log::error!("{error}");
             PutInError {
@@ -137,6 +177,28 @@ pub enum BlockSlot {
 }
 
 impl BlockSlot {
+    /// As [`MemSlot::take_dirty_pages`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_dirty_pages(&self) -> Result<Vec<u64>, SlotError> {
+        match self {
+            Self::Eager(slot) => slot.take_dirty_pages(),
+            Self::Lazy(slot) => slot.take_dirty_pages(),
+        }
+    }
+
+    /// As [`MemSlot::merge_dirty_pages`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn merge_dirty_pages(&self) -> Result<(), SlotError> {
+        match self {
+            Self::Eager(slot) => slot.merge_dirty_pages(),
+            Self::Lazy(slot) => slot.merge_dirty_pages(),
+        }
+    }
+
     /// Takes it out of the guest, if it is in. Blocks as [`Vm::add_slot`] does.
     ///
     /// # Errors

@@ -16,7 +16,7 @@
 //!   a drop that fails logs, and keeps the memory and the id for as long as
 //!   there is the VM, rather than let the guest reach memory that is gone.
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::kvm_userspace_memory_region;
 
@@ -52,6 +52,8 @@ pub struct MemSlot {
     gpa: u64,
     len: u64,
     access: SlotAccess,
+    /// Held while dirty pages are on their way from KVM's log.
+    pub(super) log: Mutex<()>,
     /// `None` once the slot is out.
     memory: Option<Arc<dyn HostMemory>>,
 }
@@ -101,6 +103,7 @@ impl Vm {
                 gpa,
                 len,
                 access,
+                log: Mutex::new(()),
                 memory: Some(memory),
             }),
             Err(e) => Err(match e.errno() {

@@ -50,14 +50,18 @@ impl Beside {
 
     /// One of those given out lately that is empty again; the last one.
     pub(super) fn again(&self) -> Option<&Entry> {
-        let found = self.before.iter().find(|before| {
+        let found = self.before.iter().position(|before| {
             self.count_look();
             // SAFETY: null or an entry of the record, which has this.
             unsafe { before.get().as_ref() }.is_some_and(Entry::is_empty)
         })?;
-        self.last.swap(found);
         // SAFETY: as above.
-        unsafe { self.last.get().as_ref() }
+        let entry = unsafe { self.before[found].get().as_ref() }?;
+        let mut given = self.last.replace(entry);
+        for before in &self.before[..=found] {
+            given = before.replace(given);
+        }
+        Some(entry)
     }
 
     /// `entry` is given out, as the last one.
