@@ -60,7 +60,13 @@ impl<'a, T> Found<'a, T> {
 /// does not know of it, and would wait for ever (or until its deadline) where it
 /// wants what the set holds.
 ///
-/// May be shared and sent. It costs least on the thread that made it. It keeps the
+/// In a space of strategy [`Retry`](super::Strategy::Retry), [`Pin`](super::Strategy::Pin)
+/// or [`Rwlock`](super::Strategy::Rwlock) what it holds is evidence of nothing: a lookup
+/// that finds a writer waits for the map lock, and where that writer waits for the set,
+/// for ever.
+///
+/// May be shared and sent. A set that is forgotten (`mem::forget`) holds its VMAs for
+/// ever, and leaks the space. It costs least on the thread that made it. It keeps the
 /// address space alive.
 pub struct PinSet<T: Payload> {
     /// There as long as the lease is.

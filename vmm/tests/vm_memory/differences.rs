@@ -3,8 +3,9 @@
 //! and a handle's regions come with a bitmap, of `Option` type, that may be `None`.)
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use gracefault::memory::Backing;
 use gracefault::memory::vm_memory::RegionError;
@@ -157,6 +158,70 @@ fn rom_is_replaced_by_rom() {
         .memory()
         .write_obj(1_u8, GuestAddress(0))
         .unwrap();
+}
+
+/// 6. An access waits for the writer of its region, and for no other.
+#[test]
+fn an_access_waits_for_the_writer_of_its_region() {
+    let ours = ram(&[(0, PAGE), (4 * PAGE, PAGE)]);
+    let (in_last, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let reader = thread::scope(|s| {
+        s.spawn(|| {
+            let last = || {
+                in_last.wait();
+                go_on.wait();
+                Ok::<_, RegionError>(())
+            };
+            ours.remove_region_with(GuestAddress(0), PAGE, None, last)
+                .unwrap();
+        });
+        in_last.wait();
+        assert!(reads(&*ours.memory(), 4 * PAGE), "another: at once");
+        let reader = s.spawn(|| reads(&*ours.memory(), 0));
+        thread::sleep(Duration::from_millis(20));
+        assert!(!reader.is_finished());
+        go_on.wait();
+        reader.join().unwrap()
+    });
+    assert!(!reader, "gone by the time that it looks");
+}
+
+/// 7. An iteration goes on in what is there when it is its turn.
+#[test]
+fn an_iteration_is_not_of_one_version() {
+    let ours = ram(&[(0, PAGE), (4 * PAGE, PAGE)]);
+    let handle = ours.memory();
+    let mut iter = handle.iter();
+    assert_eq!(iter.next().unwrap().start_addr(), GuestAddress(0));
+    ours.remove_region(GuestAddress(4 * PAGE), PAGE, None)
+        .unwrap();
+    ours.insert_region(GuestAddress(8 * PAGE), memory(PAGE))
+        .unwrap();
+    assert_eq!(iter.next().unwrap().start_addr(), GuestAddress(8 * PAGE));
+    assert!(iter.next().is_none());
+}
+
+/// 8 and 9. A handle of one's own holds up one's own removal; and so does its clone.
+#[test]
+fn ones_own_handle_holds_up_ones_removal() {
+    let ours = ram(&[(0, PAGE)]);
+    let handle = ours.memory();
+    assert!(reads(&*handle, 0));
+    let clone = handle.clone();
+    let remove = || {
+        let soon = Instant::now() + Duration::from_millis(10);
+        ours.remove_region(GuestAddress(0), PAGE, Some(soon))
+    };
+    for held in [Some(handle), Some(clone)] {
+        let error = remove().unwrap_err();
+        let RegionError::Write(WriteError::TimedOut { report }) = error else {
+            panic!("{error}");
+        };
+        let me = thread::current().name().unwrap().to_owned();
+        assert!(report.holders.iter().all(|holder| holder.thread == me));
+        drop(held);
+    }
+    remove().unwrap();
 }
 
 /// 5. What is no region, or in the way, is refused with the reason.

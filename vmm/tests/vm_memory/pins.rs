@@ -67,6 +67,37 @@ fn each_region_is_pinned_once() {
     }
 }
 
+/// Slices of an access over 64 regions of unequal sizes are its bytes, in order.
+#[test]
+fn slices_over_many_regions_are_the_bytes() {
+    let mut end = 0;
+    let regions: Vec<_> = (0..64)
+        .map(|i| {
+            let (base, size) = (end, (1 + i * 7 % 3) * PAGE);
+            end += size;
+            (base, size)
+        })
+        .collect();
+    let ram = ram(&regions);
+    let bytes: Vec<u8> = (0..end)
+        .map(|at| (at * 31 + (at >> 12) * 7) as u8)
+        .collect();
+    ram.memory().write_slice(&bytes, GuestAddress(0)).unwrap();
+    let (from, len) = (5, end as usize - 12);
+    let handle = ram.memory();
+    let mut found = Vec::new();
+    let mut parts = 0;
+    for slice in GuestMemoryBackend::get_slices(&*handle, GuestAddress(from), len) {
+        let slice = slice.unwrap();
+        let mut part = vec![0; slice.len()];
+        slice.copy_to(&mut part);
+        found.extend(part);
+        parts += 1;
+    }
+    assert_eq!((parts, handle.pinned()), (64, 64));
+    assert!(found == bytes[from as usize..][..len]);
+}
+
 /// `iter` pins what it has handed out, and goes on in what is there then.
 #[test]
 fn iteration_pins_what_it_hands_out() {
