@@ -102,7 +102,6 @@ pub const BREAKS: &[Break] = &[
     mutant("piecemeal", Preset::Nested),
     mutant("admission", Preset::Nested),
     mutant("moves", Preset::Pins),
-    mutant("moves-first", Preset::Pins),
     mutant("drain-moves", Preset::Pins),
     mutant("wait-mark", Preset::SameVma),
     mutant("later-mark", Preset::SameVma),
