@@ -294,6 +294,22 @@ fn foreign_files_are_named() {
     assert!(error(&bytes[..20]).contains("within its header"));
 }
 
+/// What a file claims to have lost adds up to more than there are numbers.
+#[test]
+fn claims_that_overflow() {
+    let (mut bytes, _) = written(&small(), 8, 1 << 20, OnFull::Drop, false);
+    let blocks: Vec<usize> = (0..bytes.len() - 4)
+        .filter(|at| bytes[*at..at + 4] == *b"GFTB")
+        .collect();
+    for at in blocks {
+        bytes[at + 72..at + 80].fill(0xff);
+    }
+    mend(&mut bytes);
+    let trace = TraceFile::parse(&bytes).unwrap();
+    assert_eq!((trace.threads.len(), trace.lost()), (3, u64::MAX));
+    use_it(&trace);
+}
+
 /// Makes all checksums right, so that what is behind them is reached.
 fn mend(bytes: &mut [u8]) {
     if bytes.len() < HEADER {

@@ -46,7 +46,9 @@ impl Missing {
             _ => true,
         });
         Self {
-            lost: threads.map(|thread| thread.lost).sum(),
+            lost: threads
+                .map(|thread| thread.lost)
+                .fold(0, u64::saturating_add),
             complete: trace.complete,
         }
     }
