@@ -286,11 +286,9 @@ impl<T: Payload> Drained<'_, T> {
     /// changes or removes, and the neighbours that are merged with what comes. All
     /// that is mapped there after the section is made by it.
     pub fn locked(&self) -> impl Iterator<Item = &Vma<T>> + '_ {
+        let slots = self.plan.goes.values();
         // SAFETY: in the drained write set, for as long as this is borrowed.
-        self.plan
-            .goes
-            .values()
-            .map(|slot| unsafe { (**slot).vma() })
+        slots.map(|slot| unsafe { (**slot).vma() })
     }
 
     /// How the drain went.
