@@ -157,6 +157,23 @@ impl Entry {
         };
         (state, self.addr.load(unless("addr-acquire", order)))
     }
+
+    /// What it says, for those who want no state with the address of a later one. The
+    /// address is written before the state that it belongs to, and acquiring it acquires
+    /// that what was before is over; so if both are still the same after both were read,
+    /// nothing came between, unless the owner went through all of it once more and came
+    /// by the very same state and address.
+    pub(super) fn load_whole(&self) -> (State, u64) {
+        let mut before = self.load();
+        loop {
+            let again = self.load();
+            if before == again {
+                return again;
+            }
+            before = again;
+            sync::thread::yield_now();
+        }
+    }
 }
 
 impl State {

@@ -160,7 +160,7 @@ impl<T: Payload> AddressSpace<T> {
         let mut found = Vec::new();
         for record in self.core.registry.records() {
             record.each_entry(|entry| {
-                let (state, addr) = entry.load();
+                let (state, addr) = entry.load_whole();
                 if state.delays(0) && range.contains(addr) {
                     let (thread, kind) = (record.thread_name(), state.kind());
                     found.push(Holder { thread, addr, kind });

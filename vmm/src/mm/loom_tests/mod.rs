@@ -12,6 +12,7 @@
 //! its end; a thread that sleeps for ever is a deadlock, which loom reports; and a
 //! drain that never ends runs into loom's limit.
 
+mod entries;
 mod nest;
 mod pair;
 mod pin_sets;
