@@ -11,8 +11,13 @@
 //! tracing, on one and the same vCPU, with the same guest, in alternating slices; the
 //! ratios are of the exits per second of slices beside each other. *Return to call*: from
 //! `KVM_RUN` returning to its next call in those slices, where caches and TLB are as KVM
-//! has left them: a KVM in software, which emulates for tens of microseconds and changes
-//! page tables, leaves nothing, and most of the time is misses.
+//! has left them.
+//!
+//! All of that twice, with one and the same guest code: at CPL 3, and at CPL 0. A KVM in
+//! software runs the one natively, in an address space of the guest's, and each exit
+//! comes out of that by tens of microseconds of kernel; the other it emulates where it
+//! is. Nothing else differs, so what an exit path takes more after the first is what it
+//! found cold. On hardware there is no such difference.
 //!
 //! Prints medians; writes `target/gracefault/exit.json`. The part with KVM is left out
 //! where `/dev/kvm` cannot be opened.
@@ -264,8 +269,11 @@ static CALLS: Calls = Calls {
     fd: AtomicI32::new(-1),
     returned: AtomicU64::new(0),
     contender: AtomicU32::new(0),
-    times: [const { [const { AtomicU32::new(0) }; CLASSES] }; 3],
+    times: [const { [const { AtomicU32::new(0) }; CLASSES] }; 2 * CONTENDERS],
 };
+
+/// The bare loop, and ours without and with tracing; each with both guests.
+const CONTENDERS: usize = 3;
 
 /// Ticks in a class of times between return and call, and classes.
 const CLASS: u64 = 16;
@@ -275,8 +283,9 @@ const CLASSES: usize = 2_048;
 struct Calls {
     fd: AtomicI32,
     returned: AtomicU64,
+    /// Whose times they are.
     contender: AtomicU32,
-    times: [[AtomicU32; CLASSES]; 3],
+    times: [[AtomicU32; CLASSES]; 2 * CONTENDERS],
 }
 
 impl Calls {
@@ -420,28 +429,113 @@ fn ours(
     Ok((ended.vcpu, slice))
 }
 
+/// Where the guest's code runs.
+#[derive(Clone, Copy)]
+enum Level {
+    Cpl3,
+    Cpl0,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cpl3 => "CPL 3",
+            Self::Cpl0 => "CPL 0",
+        }
+    }
+
+    /// The first of the three whose times those of this guest are.
+    fn first(self) -> usize {
+        match self {
+            Self::Cpl3 => 0,
+            Self::Cpl0 => CONTENDERS,
+        }
+    }
+
+    /// A vCPU that writes to the device for ever.
+    fn vcpu(self, machine: &Machine) -> Result<Vcpu, Box<dyn Error>> {
+        let code = guest!("5: mov [rdi], eax", "jmp 5b");
+        let mut vcpu = machine.vcpu(self as u32, code)?;
+        if matches!(self, Self::Cpl0) {
+            let mut sregs = vcpu.sregs()?;
+            let kvm_bindings::kvm_sregs { cs, ss, ds, es, .. } = &mut sregs;
+            for segment in [cs, ss, ds, es] {
+                segment.dpl = 0;
+                segment.selector &= !3;
+            }
+            vcpu.set_sregs(&sregs)?;
+        }
+        Ok(vcpu)
+    }
+}
+
 fn with_kvm(effort: &Effort, rate: Rate) -> Result<Vec<Value>, Box<dyn Error>> {
     let machine = Machine::new()?;
-    let code = guest!("5: mov [rdi], eax", "jmp 5b");
-    let mut vcpu = machine.vcpu(0, code)?;
+    let mut rows = Vec::new();
+    for level in [Level::Cpl3, Level::Cpl0] {
+        rows.extend(at_level(level, &machine, effort, rate)?);
+    }
+    Ok(rows)
+}
+
+/// What the slices of a guest came to.
+struct Slices {
+    bare_ns: Vec<f64>,
+    /// Ours in proportion to the bare loop's, without and with tracing.
+    ratios: [Vec<f64>; CONTENDERS - 1],
+}
+
+fn at_level(
+    level: Level,
+    machine: &Machine,
+    effort: &Effort,
+    rate: Rate,
+) -> Result<Vec<Value>, Box<dyn Error>> {
+    let vcpu = level.vcpu(machine)?;
     let mut contenders = [
         Contender::new("without tracing", None)?,
         Contender::new("with tracing", Some(EventSet::ALL))?,
     ];
+    let Slices { bare_ns, ratios } = slices(level, vcpu, &mut contenders, effort, rate)?;
+    let (name, exit_ns) = (level.name(), median(bare_ns));
+    println!(
+        "with KVM, guest at {name}, {} triples of slices of {} ms; a bare exit takes {exit_ns:.0} ns",
+        effort.triples, effort.slice_ms
+    );
+    let floor = CALLS.median_ns(level.first(), rate);
+    println!("  {:<16} return to call {floor:4.0} ns", "bare loop");
+    let mut rows = vec![json!({
+        "what": "bare", "guest": name, "triples": effort.triples, "slice_ms": effort.slice_ms,
+        "exit_ns": exit_ns, "return_to_call_ns": floor,
+    })];
+    for (n, (contender, ratios)) in contenders.iter().zip(ratios).enumerate() {
+        let between = CALLS.median_ns(level.first() + n + 1, rate);
+        rows.push(report(name, contender.name, between, ratios));
+    }
+    Ok(rows)
+}
+
+/// Slices of the three in turn.
+fn slices(
+    level: Level,
+    mut vcpu: Vcpu,
+    contenders: &mut [Contender; CONTENDERS - 1],
+    effort: &Effort,
+    rate: Rate,
+) -> Result<Slices, Box<dyn Error>> {
     let length = rate.ticks(effort.slice_ms * 1_000_000);
     // Also tells the vCPU's descriptor.
-    for contender in &mut contenders {
+    for contender in contenders.iter_mut() {
         (vcpu, _) = ours(vcpu, contender, length)?;
     }
     let fd = CALLS.fd.load(Relaxed);
-    let mut ratios = [Vec::new(), Vec::new()];
-    let mut bare_ns = Vec::new();
+    let (mut bare_ns, mut ratios) = (Vec::new(), [const { Vec::new() }; CONTENDERS - 1]);
     for triple in 0..effort.triples {
-        let mut slices = [None; 3];
+        let mut slices = [None; CONTENDERS];
         // Each takes each turn equally often.
-        for turn in 0..3 {
-            let which = (turn + triple) % 3;
-            CALLS.begin(which as u32);
+        for turn in 0..CONTENDERS {
+            let which = (turn + triple) % CONTENDERS;
+            CALLS.begin((level.first() + which) as u32);
             slices[which] = Some(match which {
                 0 => bare(fd, length),
                 n => {
@@ -459,37 +553,23 @@ fn with_kvm(effort: &Effort, rate: Rate) -> Result<Vec<Value>, Box<dyn Error>> {
         ratios[1].push(traced / bare);
         bare_ns.push(rate.ns((1_000.0 / bare) as u64) as f64 / 1e3);
     }
-    drop(vcpu);
-    let exit_ns = median(bare_ns);
+    Ok(Slices { bare_ns, ratios })
+}
+
+fn report(guest: &str, name: &str, between: f64, mut ratios: Vec<f64>) -> Value {
+    let ratio = median(ratios.clone());
+    ratios.sort_by(f64::total_cmp);
+    let quartile = |q: usize| ratios[ratios.len() * q / 4];
+    let share = between / HARDWARE_EXIT_NS * 100.0;
     println!(
-        "with KVM, {} triples of slices of {} ms; a bare exit takes {exit_ns:.0} ns",
-        effort.triples, effort.slice_ms
+        "  {name:<16} return to call {between:4.0} ns ({share:.0} % of a hardware exit of 1.5 µs); \
+         {ratio:.4} x the bare loop's exits (quartiles {:.4}, {:.4})",
+        quartile(1),
+        quartile(3)
     );
-    let floor = CALLS.median_ns(0, rate);
-    println!("  {:<16} return to call {floor:4.0} ns", "bare loop");
-    let mut rows = vec![json!({
-        "what": "bare", "triples": effort.triples, "slice_ms": effort.slice_ms,
-        "exit_ns": exit_ns, "return_to_call_ns": floor,
-    })];
-    for (n, (contender, ratios)) in contenders.iter().zip(ratios).enumerate() {
-        let ratio = median(ratios.clone());
-        let mut sorted = ratios;
-        sorted.sort_by(f64::total_cmp);
-        let quartile = |q: usize| sorted[sorted.len() * q / 4];
-        let between = CALLS.median_ns(n + 1, rate);
-        let share = between / HARDWARE_EXIT_NS * 100.0;
-        println!(
-            "  {:<16} return to call {between:4.0} ns ({share:.0} % of a hardware exit of 1.5 µs); \
-             {ratio:.4} x the bare loop's exits (quartiles {:.4}, {:.4})",
-            contender.name,
-            quartile(1),
-            quartile(3)
-        );
-        rows.push(json!({
-            "what": "with KVM", "name": contender.name, "return_to_call_ns": between,
-            "share_of_hardware_exit": share / 100.0, "ratio": ratio,
-            "quartiles": [quartile(1), quartile(3)],
-        }));
-    }
-    Ok(rows)
+    json!({
+        "what": "with KVM", "guest": guest, "name": name, "return_to_call_ns": between,
+        "share_of_hardware_exit": share / 100.0, "ratio": ratio,
+        "quartiles": [quartile(1), quartile(3)],
+    })
 }
