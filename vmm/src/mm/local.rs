@@ -26,6 +26,10 @@ const CACHED: usize = 4;
 
 #[cfg(not(any(loom, shuttle)))]
 thread_local! {
+    /// The one that was asked for last: most threads go on in one space. Where it is
+    /// does not depend on the space, so a processor has it before it knows which space
+    /// it is.
+    static LAST: Cell<(u64, *const Record)> = const { Cell::new((0, ptr::null())) };
     static CACHE: [Cell<(u64, *const Record)>; CACHED] =
         const { [const { Cell::new((0, ptr::null())) }; CACHED] };
     static TOKEN: Cell<u64> = const { Cell::new(0) };
@@ -60,7 +64,10 @@ struct Claim {
 impl Drop for Claims {
     fn drop(&mut self) {
         #[cfg(not(any(loom, shuttle)))]
-        CACHE.with(|cache| cache.iter().for_each(|c| c.set((0, ptr::null()))));
+        {
+            LAST.with(|last| last.set((0, ptr::null())));
+            CACHE.with(|cache| cache.iter().for_each(|c| c.set((0, ptr::null()))));
+        }
     }
 }
 
@@ -111,10 +118,11 @@ impl Drop for Local<'_> {
 pub(super) fn has_claimed(record: &Record) -> bool {
     #[cfg(not(any(loom, shuttle)))]
     {
-        // What the cache points to is claimed by this thread, if it is a record of a
+        // What the caches point to is claimed by this thread, if it is a record of a
         // space that is there, such as this one's.
-        let (id, known) = CACHE.with(|cache| cache[record.space as usize % CACHED].get());
-        id == record.space && std::ptr::eq(known, record)
+        let is_it = |(id, known)| id == record.space && ptr::eq(known, record);
+        is_it(LAST.with(Cell::get))
+            || is_it(CACHE.with(|cache| cache[record.space as usize % CACHED].get()))
     }
     #[cfg(any(loom, shuttle))]
     {
@@ -128,7 +136,7 @@ pub(super) fn has_claimed(record: &Record) -> bool {
 pub(super) fn record(registry: &Arc<Registry>) -> Local<'_> {
     #[cfg(not(any(loom, shuttle)))]
     {
-        let (id, record) = CACHE.with(|cache| cache[registry.id as usize % CACHED].get());
+        let (id, record) = LAST.with(Cell::get);
         if id == registry.id {
             // SAFETY: ids are never used twice, so this is a record of this very
             // registry, which outlives the borrow; this thread has claimed it, or
@@ -136,6 +144,24 @@ pub(super) fn record(registry: &Arc<Registry>) -> Local<'_> {
             let record = unsafe { &*record };
             return Local {
                 record,
+                late: false,
+            };
+        }
+    }
+    another(registry)
+}
+
+/// The record in a space that the thread was not in just now.
+#[cold]
+fn another(registry: &Arc<Registry>) -> Local<'_> {
+    #[cfg(not(any(loom, shuttle)))]
+    {
+        let known = CACHE.with(|cache| cache[registry.id as usize % CACHED].get());
+        if known.0 == registry.id {
+            LAST.with(|last| last.set(known));
+            return Local {
+                // SAFETY: as in `record`.
+                record: unsafe { &*known.1 },
                 late: false,
             };
         }
@@ -161,7 +187,11 @@ fn search(registry: &Arc<Registry>) -> Local<'_> {
             }
         };
         #[cfg(not(any(loom, shuttle)))]
-        CACHE.with(|cache| cache[registry.id as usize % CACHED].set((registry.id, record)));
+        {
+            let known = (registry.id, record);
+            LAST.with(|last| last.set(known));
+            CACHE.with(|cache| cache[registry.id as usize % CACHED].set(known));
+        }
         record
     });
     match claimed {

@@ -173,9 +173,8 @@ impl<T: Payload> PinSet<T> {
         addr: u64,
         wanted: impl Fn(&Vma<T>) -> bool,
     ) -> Result<Option<&Vma<T>>, LookupError> {
-        let first = &self.few[0];
-        if first.slot().is_null() {
-            if let Some(vma) = self.pin_first(addr, &wanted) {
+        if self.few[0].slot().is_null() {
+            if let Some(vma) = self.pin_quickly(&self.few[0], addr, &wanted) {
                 return Ok(Some(vma));
             }
         } else if let Some(slot) = self.among_few(addr) {
@@ -185,22 +184,28 @@ impl<T: Payload> PinSet<T> {
         self.look_up_plainly(addr, wanted)
     }
 
-    /// The first lookup of most sets: by the thread that made it, of what is there and
-    /// wanted, with no section open. `None` if it is not that.
+    /// The first lookups of most sets: by the thread that made it, of what is there and
+    /// wanted, with no section open, into `place`, which is empty. `None` if it is not
+    /// that.
     #[inline(always)]
-    fn pin_first(&self, addr: u64, wanted: impl FnOnce(&Vma<T>) -> bool) -> Option<&Vma<T>> {
+    fn pin_quickly(
+        &self,
+        place: &Place<T>,
+        addr: u64,
+        wanted: impl FnOnce(&Vma<T>) -> bool,
+    ) -> Option<&Vma<T>> {
         // SAFETY: lives as long as the registry, which the core keeps.
         let owner = unsafe { &*self.owner };
         if !local::has_claimed(owner) {
             return None;
         }
         let (entry, slot) = self.core().pin_between_sections(owner, addr, wanted)?;
-        if !self.few[0].slot().is_null() {
+        if !place.slot().is_null() {
             // Who was asked has looked something up by this very set.
             self.core().unpin(slot, entry);
             return None;
         }
-        self.few[0].fill(slot, entry);
+        place.fill(slot, entry);
         Some(self.vma(slot))
     }
 
@@ -208,8 +213,15 @@ impl<T: Payload> PinSet<T> {
     fn look_up_plainly(
         &self,
         addr: u64,
-        wanted: impl FnOnce(&Vma<T>) -> bool,
+        wanted: impl Fn(&Vma<T>) -> bool,
     ) -> Result<Option<&Vma<T>>, LookupError> {
+        if let Some(second) = self.few.get(1)
+            && second.slot().is_null()
+            && !self.few[0].slot().is_null()
+            && let Some(vma) = self.pin_quickly(second, addr, &wanted)
+        {
+            return Ok(Some(vma));
+        }
         let options = WaitOptions::default();
         let found = self.look_up(addr, wanted, options, &mut LookupPath::default());
         found.map(Found::wanted)

@@ -170,6 +170,11 @@ impl Record {
     /// depend on how many are in use besides.
     #[inline(always)]
     pub(super) fn vacant_beside(&self) -> &Entry {
+        // Where no pin is parked this is all, and no pointer has to be loaded first.
+        self.beside.count_look();
+        if self.entries[1].is_empty() {
+            return &self.entries[1];
+        }
         // SAFETY: null or an entry of this record, which lives as long as it.
         match unsafe { self.beside.last.get().as_ref() } {
             Some(entry) if entry.is_empty() => entry,

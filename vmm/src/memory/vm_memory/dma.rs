@@ -149,7 +149,10 @@ impl<'a> GuestMemorySliceIterator<'a, DirtySlice<'a>> for DmaSlices<'a> {
     fn stop_on_error(
         mut self,
     ) -> GuestMemoryResult<impl Iterator<Item = VolatileSlice<'a, DirtySlice<'a>>>> {
-        let first = self.next().transpose()?;
+        let first = match self.left {
+            0 => None,
+            _ => Some(self.part()?),
+        };
         Ok(DmaParts { first, rest: self })
     }
 }

@@ -55,6 +55,51 @@ pub(super) fn find(
     }
 }
 
+/// Bytes of a mapping that `vma` has.
+///
+/// # Safety
+///
+/// They are inside of it.
+#[inline(always)]
+unsafe fn slice_of(memory: &Mapping, at: u64, count: usize) -> VolatileSlice<'_, DirtySlice<'_>> {
+    // SAFETY: says the caller; and they are mapped as long as the mapping is borrowed.
+    unsafe {
+        let dirty = memory.dirty_pages().slice_at(at as usize);
+        let start = memory.host_addr().add(at as usize);
+        VolatileSlice::with_bitmap(start, count, dirty, None)
+    }
+}
+
+/// What nearly all ask for: some bytes that are there, and that KVM has had from the
+/// start. Small enough to be a part of whatever asks.
+#[inline(always)]
+fn plain_slice(
+    vma: &Vma<Backing>,
+    at: u64,
+    count: usize,
+) -> Option<VolatileSlice<'_, DirtySlice<'_>>> {
+    let (Backing::Ram(memory) | Backing::Rom(memory)) = vma.payload() else {
+        return None;
+    };
+    // Of none of 0 bytes there is a last one.
+    let last = at.wrapping_add(count as u64).wrapping_sub(1);
+    let is_in_vma = at <= last && last <= vma.range().last() - vma.range().start();
+    let end = vma.offset().checked_add(last)?;
+    // SAFETY: from `at` to `last` in the VMA, which is up to `end` in its mapping.
+    (is_in_vma && end < memory.len()).then(|| unsafe { slice_of(memory, vma.offset() + at, count) })
+}
+
+#[cold]
+fn other_slice(
+    vma: &Vma<Backing>,
+    at: MemoryRegionAddress,
+    count: usize,
+) -> GuestMemoryResult<VolatileSlice<'_, DirtySlice<'_>>> {
+    let (memory, at) = locate(vma, at, count)?;
+    // SAFETY: just located.
+    Ok(unsafe { slice_of(memory, at, count) })
+}
+
 /// A VMA of memory, held while it is used. The bytes are those of its mapping; a VMA
 /// of lazy RAM has its memslot put in before they are reached.
 ///
@@ -97,20 +142,16 @@ impl GuestMemoryRegion for Vma<Backing> {
         memory.file_offset().filter(|_| self.offset() == 0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn get_slice(
         &self,
         offset: MemoryRegionAddress,
         count: usize,
     ) -> GuestMemoryResult<VolatileSlice<'_, DirtySlice<'_>>> {
-        let (memory, at) = locate(self, offset, count)?;
-        // SAFETY: the bytes are inside the mapping, which the VMA has, and so keeps as
-        // long as it is borrowed.
-        Ok(unsafe {
-            let dirty = memory.dirty_pages().slice_at(at as usize);
-            let start = memory.host_addr().add(at as usize);
-            VolatileSlice::with_bitmap(start, count, dirty, None)
-        })
+        match plain_slice(self, offset.0, count) {
+            Some(slice) => Ok(slice),
+            None => other_slice(self, offset, count),
+        }
     }
 
     fn is_hugetlbfs(&self) -> Option<bool> {
