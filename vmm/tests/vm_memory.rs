@@ -3,18 +3,22 @@
 
 #[path = "vm_memory/conformance.rs"]
 mod conformance;
-#[path = "vm_memory/crates.rs"]
-mod crates;
 #[path = "vm_memory/differences.rs"]
 mod differences;
 #[path = "vm_memory/dirty.rs"]
 mod dirty;
+#[path = "vm_memory/files.rs"]
+mod files;
 #[path = "vm_memory/lazy.rs"]
 mod lazy;
+#[path = "vm_memory/loader.rs"]
+mod loader;
 #[path = "vm_memory/parked.rs"]
 mod parked;
 #[path = "vm_memory/pins.rs"]
 mod pins;
+#[path = "vm_memory/queue.rs"]
+mod queue;
 
 use std::sync::Arc;
 
