@@ -33,7 +33,9 @@ fn checks<A: GuestAddressSpace>(scene: Scene, space: &A) -> Log {
     let memory = &*memory;
     fill(memory, scene.0);
     let untouched = sum(memory, scene.0);
-    let physical = memory.physical_memory().expect("both have it");
+    let physical = memory.physical_memory();
+    log.add("GuestMemory::physical_memory", (), physical.is_some());
+    let physical = physical.expect("both have it");
     for addr in scene.addresses() {
         for len in LENGTHS {
             memory::ranges(scene, memory, &mut log, addr, len);

@@ -26,6 +26,7 @@ pub(super) const METHODS: &[&str] = &[
     "Bytes::load",
     "GuestMemory::check_range",
     "GuestMemory::get_slices",
+    "GuestMemory::physical_memory",
     "GuestMemorySliceIterator::stop_on_error",
 ];
 
