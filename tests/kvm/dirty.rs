@@ -9,7 +9,7 @@ use gracefault::machine::{
     Machine as WholeMachine, MachineConfig, MachineError, MemoryConfig, StopRequest, Verdict,
 };
 use gracefault::memory::vm_memory::GuestRam;
-use gracefault::memory::{Backend, GuestSpace, Mapping, PAGE, RamOptions};
+use gracefault::memory::{Backend, GuestSpace, Mapping, PAGE, RamOptions, RamSizes, RamSource};
 use gracefault::mm::AddrRange;
 use gracefault_guest::abi::Workload;
 use libtest_mimic::{Completion, Trial};
@@ -124,6 +124,30 @@ fn of_guest_memfd() -> Result<Completion, Box<dyn Error>> {
     };
     let told = error.to_string();
     assert!(told.contains("logs no writes to guest-memfd"), "{told}");
+    for lazy in [false, true] {
+        let region = |region: HotplugRegion| region.lazy(lazy).with_dirty_log(true);
+        let mut blocks = Blocks::with(BOOT, 1, region)?;
+        let sizes = RamSizes {
+            boot: 0,
+            hotplug: BOOT,
+            block: BOOT,
+        };
+        let options = RamOptions {
+            backend: Backend::GuestMemfd,
+            ..RamOptions::default()
+        };
+        let vm = blocks.vm.clone();
+        let make = |len| -> Result<_, Box<dyn Error>> { Ok(vm.create_guest_memfd(len)?) };
+        let ram = Arc::new(RamSource::of_guest_memfd(options, sizes, make)?);
+        let region = Arc::into_inner(blocks.region).expect("nobody else has it yet");
+        blocks.region = Arc::new(region.with_ram(ram));
+        let error = blocks.region.plug(0, BlockKind::Cooperative).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("logs no writes to guest-memfd"), "{told}");
+        assert!(blocks.region.plugged().is_empty());
+        let range = blocks.region.block_range(0);
+        assert!(blocks.space.mm().vmas(range).is_empty(), "nothing was left");
+    }
     Ok(Completion::Completed)
 }
 
