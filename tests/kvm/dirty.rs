@@ -1,17 +1,23 @@
 //! What the guest has written and what the VMM has, in one bitmap.
+use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugRegion};
 use gracefault::kvm::{Exit, SlotAccess, Vcpu};
+use gracefault::machine::{
+    Machine as WholeMachine, MachineConfig, MachineError, MemoryConfig, StopRequest, Verdict,
+};
 use gracefault::memory::vm_memory::GuestRam;
-use gracefault::memory::{GuestSpace, Mapping, PAGE};
+use gracefault::memory::{Backend, GuestSpace, Mapping, PAGE, RamOptions, RamSizes, RamSource};
 use gracefault::mm::AddrRange;
-use libtest_mimic::Trial;
+use gracefault_guest::abi::Workload;
+use libtest_mimic::{Completion, Trial};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::support::blocks::Blocks;
-use crate::support::{MMIO, Machine, Outcome, guest, kvm_test};
+use crate::support::{MMIO, Machine, Outcome, guest, kvm_test, kvm_test_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -19,7 +25,130 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("dirty_pages_merged_while_taken", merged_while_taken),
         kvm_test("dirty_pages_of_a_block", || of_a_block(false)),
         kvm_test("dirty_pages_of_a_lazy_block", || of_a_block(true)),
+        kvm_test("dirty_pages_of_boot_ram", of_boot_ram),
+        kvm_test_if("dirty_pages_of_guest_memfd", of_guest_memfd),
     ]
+}
+
+const BOOT: u64 = 16 << 20;
+const BOOT_PAGES: usize = (BOOT / PAGE) as usize;
+
+/// Of a whole machine: whatever differs after its guest has run, by the guest's doing or
+/// the VMM's, is a page that was told, in a bitmap that has both.
+fn of_boot_ram() -> Outcome {
+    let config = MachineConfig {
+        workload: Workload::Hello,
+        memory: MemoryConfig {
+            size: BOOT,
+            ..MemoryConfig::default()
+        },
+        churn: false,
+        dirty_log: true,
+        timeout: Duration::from_secs(120),
+        ..MachineConfig::default()
+    };
+    let machine = WholeMachine::new(config, Box::new(std::io::sink()))?;
+    let slots = machine.boot_slots();
+    let [slot] = &slots[..] else {
+        panic!("{slots:?}");
+    };
+    assert_eq!((slot.gpa(), slot.access()), (0, SlotAccess::Logged));
+    let ram = GuestRam::new(machine.memory().clone());
+    let contents = || -> Result<Vec<u8>, Box<dyn Error>> {
+        let mut all = vec![0; BOOT as usize];
+        ram.memory().read_slice(&mut all, GuestAddress(0))?;
+        Ok(all)
+    };
+    let differs = |before: &[u8], after: &[u8]| {
+        let pages = before
+            .chunks(PAGE as usize)
+            .zip(after.chunks(PAGE as usize));
+        let differs = pages
+            .enumerate()
+            .filter(|(_, (before, after))| before != after);
+        differs.map(|(page, _)| page).collect::<Vec<_>>()
+    };
+    let taken = || -> Result<Vec<usize>, Box<dyn Error>> {
+        let words = slot.take_dirty_pages()?;
+        let is_set = |page: &usize| words[page / 64] >> (page % 64) & 1 == 1;
+        Ok((0..BOOT_PAGES).filter(is_set).collect())
+    };
+    let all_are_in = |pages: &[usize], told: &[usize]| pages.iter().all(|p| told.contains(p));
+
+    // What the VMM has written to make it: the image, page tables, parameters.
+    let made = contents()?;
+    let written = differs(&vec![0; BOOT as usize], &made);
+    let told = taken()?;
+    assert!(
+        !written.is_empty() && all_are_in(&written, &told),
+        "{told:?}"
+    );
+    assert_eq!(taken()?, [0; 0], "all of it was taken");
+
+    let report = machine.run(&StopRequest::new(), &mut |_| ())?;
+    assert_eq!(report.verdict, Verdict::Passed, "{report:#?}");
+    let run = contents()?;
+    let by_the_guest = differs(&made, &run);
+    // The VMM's own write, to a page that nobody has written to.
+    let free = (0..BOOT_PAGES).rev().find(|page| !written.contains(page));
+    let free = free.expect("boot RAM is not full");
+    let device = ram.dma().memory();
+    device.write_obj(7_u64, GuestAddress(free as u64 * PAGE))?;
+    slot.merge_dirty_pages()?;
+    let all = ram.memory();
+    let region = all.find_region(GuestAddress(0)).expect("boot RAM");
+    let is_dirty = |page: &usize| region.bitmap().dirty_at(page * PAGE as usize);
+    let merged: Vec<usize> = (0..BOOT_PAGES).filter(is_dirty).collect();
+    assert!(!by_the_guest.is_empty(), "it has a stack and a report");
+    assert!(all_are_in(&by_the_guest, &merged), "{merged:?}");
+    assert!(merged.contains(&free) && merged.len() < BOOT_PAGES / 2);
+    assert_eq!(taken()?, merged);
+    assert_eq!(taken()?, [0; 0]);
+    Ok(())
+}
+
+/// What KVM cannot log is refused, with what to do instead.
+fn of_guest_memfd() -> Result<Completion, Box<dyn Error>> {
+    let config = MachineConfig {
+        ram: RamOptions {
+            backend: Backend::GuestMemfd,
+            ..RamOptions::default()
+        },
+        dirty_log: true,
+        ..MachineConfig::default()
+    };
+    let error = match WholeMachine::new(config, Box::new(std::io::sink())) {
+        Ok(_) => return Ok(Completion::ignored_with("this host's KVM logs it")),
+        Err(MachineError::GuestMemfd(missing)) => return Ok(Completion::ignored_with(missing)),
+        Err(error) => error,
+    };
+    let told = error.to_string();
+    assert!(told.contains("logs no writes to guest-memfd"), "{told}");
+    for lazy in [false, true] {
+        let region = |region: HotplugRegion| region.lazy(lazy).with_dirty_log(true);
+        let mut blocks = Blocks::with(BOOT, 1, region)?;
+        let sizes = RamSizes {
+            boot: 0,
+            hotplug: BOOT,
+            block: BOOT,
+        };
+        let options = RamOptions {
+            backend: Backend::GuestMemfd,
+            ..RamOptions::default()
+        };
+        let vm = blocks.vm.clone();
+        let make = |len| -> Result<_, Box<dyn Error>> { Ok(vm.create_guest_memfd(len)?) };
+        let ram = Arc::new(RamSource::of_guest_memfd(options, sizes, make)?);
+        let region = Arc::into_inner(blocks.region).expect("nobody else has it yet");
+        blocks.region = Arc::new(region.with_ram(ram));
+        let error = blocks.region.plug(0, BlockKind::Cooperative).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("logs no writes to guest-memfd"), "{told}");
+        assert!(blocks.region.plugged().is_empty());
+        let range = blocks.region.block_range(0);
+        assert!(blocks.space.mm().vmas(range).is_empty(), "nothing was left");
+    }
+    Ok(Completion::Completed)
 }
 
 /// Of a plugged block: what the guest writes, and what the VMM does, in one bitmap.

@@ -5,10 +5,11 @@
 //! cargo run --release --example virtio_block
 //! ```
 //!
-//! The device is written for any `GuestAddressSpace`, and knows nothing of Gracefault.
-//! This program plays the guest's driver: it writes and reads sectors through buffers
-//! that lie across the border of two regions, while another thread takes regions out and
-//! puts new ones in. No KVM is needed. Ends with status 1 if a byte is wrong, or a
+//! The device is written for any `GuestAddressSpace`, as are others', and knows nothing of
+//! Gracefault; nor does the driver, which this program plays in the guest's place: it
+//! writes and reads sectors through buffers that lie across the border of two regions,
+//! while another thread takes regions out and puts new ones in. Only `run`, `plug` and
+//! `resize`, the VMM, have our types in them. No KVM is needed. Ends with status 1 if a byte is wrong, or a
 //! request that had its memory fails.
 
 use std::fs::File;
@@ -20,12 +21,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gracefault::memory::vm_memory::{GuestDma, GuestRam};
+use gracefault::memory::vm_memory::GuestRam;
 use gracefault::memory::{GuestSpace, Mapping};
 use gracefault::mm::AddrRange;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -56,35 +57,33 @@ const SECTOR: u64 = 512;
 impl<M: GuestAddressSpace> Block<M> {
     /// Serves what the driver has made available; how many requests.
     fn serve(&mut self) -> Result<usize, Failure> {
-        let memory = self.memory.memory();
-        let chains: Vec<_> = self.queue.iter(self.memory.memory())?.collect();
-        let served = chains.len();
-        for chain in chains {
-            let head = chain.head_index();
-            let parts: Vec<_> = chain.collect();
+        let mut served = 0;
+        while let Some(chain) = self.queue.pop_descriptor_chain(self.memory.memory()) {
+            let memory = chain.memory();
+            let parts: Vec<_> = chain.clone().collect();
             let [header, data, status] = parts[..] else {
                 return Err("a request has three parts".into());
             };
             let header: Header = memory.read_obj(header.addr())?;
-            let done = self.transfer(header, data.addr(), data.len() as usize);
+            let done = self.transfer(memory, header, data);
             memory.write_obj(u8::from(done.is_err()), status.addr())?;
-            self.queue.add_used(&*memory, head, data.len())?;
+            let head = chain.head_index();
+            self.queue.add_used(memory, head, data.len())?;
+            served += 1;
         }
         Ok(served)
     }
 
-    fn transfer(&self, header: Header, at: GuestAddress, len: usize) -> Result<(), Failure> {
-        // A handle of its own: it pins the regions of this buffer, until it is done.
-        let memory = self.memory.memory();
-        let mut data = vec![0; len];
+    fn transfer(&self, memory: &M::M, header: Header, buffer: Descriptor) -> Result<(), Failure> {
+        let mut data = vec![0; buffer.len() as usize];
         let offset = header.sector * SECTOR;
         match header.kind {
             READ => {
                 self.disk.read_exact_at(&mut data, offset)?;
-                memory.write_slice(&data, at)?;
+                memory.write_slice(&data, buffer.addr())?;
             }
             WRITE => {
-                memory.read_slice(&mut data, at)?;
+                memory.read_slice(&mut data, buffer.addr())?;
                 self.disk.write_all_at(&data, offset)?;
             }
             kind => return Err(format!("there is no request {kind}").into()),
@@ -182,9 +181,9 @@ fn resize(ram: &GuestRam, stop: &AtomicBool) -> Result<(u64, u64), Failure> {
 
 /// The driver: requests one by one, until the time is over. How many were served and
 /// verified, and how many failed for want of memory.
-fn drive(
-    memory: &GuestDma,
-    device: &mut Block<GuestDma>,
+fn drive<M: GuestAddressSpace>(
+    memory: &M,
+    device: &mut Block<M>,
     time: Duration,
 ) -> Result<(u64, u64), Failure> {
     let (mut served, mut failed) = (0, 0);
@@ -198,7 +197,7 @@ fn drive(
         let len = SECTOR as usize * 8;
         let shift = round * 37 % len as u64;
         let at = GuestAddress(base(round % BLOCKS).0 - shift);
-        // What is touched through this handle stays until the round is over.
+        // What was there when it was asked for is there until the round is over.
         let guest = memory.memory();
         let is_there = guest.check_range(at, len, Permissions::ReadWrite);
         let pattern: Vec<u8> = (0..len as u64).map(|i| (i * 7 + round) as u8).collect();
@@ -231,9 +230,9 @@ fn drive(
 }
 
 /// One request; whether the device could serve it.
-fn request(
-    guest: &impl GuestMemory,
-    device: &mut Block<GuestDma>,
+fn request<M: GuestAddressSpace>(
+    guest: &M::M,
+    device: &mut Block<M>,
     next: &mut Wrapping<u16>,
     kind: u32,
     sector: u64,

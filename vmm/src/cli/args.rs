@@ -163,6 +163,7 @@ impl RunArgs {
             duration,
             timeout,
             churn: !self.no_churn,
+            dirty_log: false,
             seed: self.seed,
             space: Default::default(),
             sabotage: self.sabotage.map(|sabotage| match sabotage {

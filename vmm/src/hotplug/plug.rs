@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::claim::Claim;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, PlugReport};
-use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess};
+use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess, SlotError};
 use crate::memory::faults::{self, Step};
-use crate::memory::{Backing, GuestSpace, LazyRam, Mapping};
+use crate::memory::{Backing, GuestSpace, HostMemory, LazyRam, Mapping};
 use crate::mm::VmFlags;
 
 impl HotplugRegion {
@@ -80,6 +80,11 @@ impl HotplugRegion {
         let gpa = self.block_range(number).start();
         let lazy = match self.lazy {
             true => {
+                if self.dirty_log && ram.guest_memfd().is_some() {
+                    // Now, and not when the guest first touches it.
+                    let len = self.block_size();
+                    return Err(SlotError::NoDirtyLog { gpa, len }.into());
+                }
                 let slot = self.vm.lazy_slot(gpa, ram.clone())?;
                 Some(Arc::new(slot.with_access(self.access())))
             }

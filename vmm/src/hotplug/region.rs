@@ -138,6 +138,8 @@ impl HotplugRegion {
     /// The same, where it is tracked which pages of a block the guest writes (its
     /// memslot logs, which costs a fault at the first write to each page) and which the
     /// VMM does (its memory has a bitmap): see [`take_dirty_pages`](Self::take_dirty_pages).
+    /// Of guest-memfd memory KVM keeps no log: a plug then fails, with
+    /// [`SlotError::NoDirtyLog`](crate::kvm::SlotError::NoDirtyLog).
     pub fn with_dirty_log(self, dirty_log: bool) -> Self {
         Self { dirty_log, ..self }
     }

@@ -63,6 +63,16 @@ pub enum SlotError {
         /// The system's error.
         source: io::Error,
     },
+    /// KVM keeps no log of the pages of a file of its own.
+    #[error(
+        "KVM logs no writes to guest-memfd memory: give GPA {gpa:#x} to {:#x} other memory (backing=memfd, say), or add it without a log", .gpa + .len
+    )]
+    NoDirtyLog {
+        /// The guest-physical address.
+        gpa: u64,
+        /// Its bytes.
+        len: u64,
+    },
     /// KVM refused, for another reason.
     #[error("KVM did not {what} memslot {id}, GPA {gpa:#x} to {:#x} (KVM_SET_USER_MEMORY_REGION): {source}", .gpa + .len)]
     Kvm {
@@ -89,7 +99,10 @@ impl SlotError {
             }
             Self::Overlap { .. } => libc::EEXIST,
             Self::NoneLeft { .. } => libc::ENOSPC,
-            Self::Unaligned { .. } | Self::PastEnd { .. } | Self::TooLarge { .. } => libc::EINVAL,
+            Self::Unaligned { .. }
+            | Self::PastEnd { .. }
+            | Self::TooLarge { .. }
+            | Self::NoDirtyLog { .. } => libc::EINVAL,
         }
     }
 }

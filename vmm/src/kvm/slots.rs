@@ -93,6 +93,7 @@ impl Vm {
         access: SlotAccess,
     ) -> Result<MemSlot, SlotError> {
         let len = memory.len();
+        let no_log = access == SlotAccess::Logged && memory.guest_memfd().is_some();
         // SAFETY: the MemSlot made below keeps the memory until KVM has let go
         // of it.
         let add = || unsafe { slot_region::add(&self.inner.fd, id, gpa, &*memory, access) };
@@ -108,6 +109,7 @@ impl Vm {
             }),
             Err(e) => Err(match e.errno() {
                 libc::EEXIST => SlotError::Overlap { gpa, len },
+                libc::EINVAL if no_log => SlotError::NoDirtyLog { gpa, len },
                 _ => SlotError::Kvm {
                     what: "add",
                     id,

@@ -41,7 +41,7 @@ pub struct Machine {
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
-    _slots: Vec<MemSlot>,
+    boot_slots: Arc<[MemSlot]>,
 }
 
 impl Machine {
@@ -71,7 +71,7 @@ impl Machine {
             physical_range(host.physical_bits),
             config.space,
         ));
-        let (low, slots) = boot_ram(&vm, &memory, &layout, &ram)?;
+        let (low, slots) = boot_ram(&vm, &memory, &layout, &ram, config.dirty_log)?;
         let image = image::load(&config, &layout, &low)?;
         write_tables(&low, &layout, vm.physical_bits())?;
 
@@ -113,7 +113,8 @@ impl Machine {
             config.memory.block,
             u32::try_from(blocks).expect("checked against the number of memslots"),
         );
-        let region = Arc::new(region.with_ram(ram).lazy(config.memory.lazy));
+        let region = region.with_ram(ram).lazy(config.memory.lazy);
+        let region = Arc::new(region.with_dirty_log(config.dirty_log));
         let shared = Shared {
             vcpus: vcpu_count,
             memory,
@@ -136,7 +137,7 @@ impl Machine {
             finish: Arc::default(),
             recording: None,
             kvm_counts,
-            _slots: slots,
+            boot_slots: slots.into(),
         })
     }
 }
@@ -147,6 +148,16 @@ impl Machine {
     /// the run's own churn.
     pub fn hotplug(&self) -> &Arc<HotplugRegion> {
         &self.region
+    }
+
+    /// The memslots of boot RAM, one for what lies below the devices and, with more than
+    /// fits there, one for what lies above. With a
+    /// [dirty log](MachineConfig::dirty_log) each tells
+    /// [which pages are written](MemSlot::take_dirty_pages), from the making of the
+    /// machine on, and also while it runs. Whoever keeps this keeps the memory, and the
+    /// VM, of a machine that has ended.
+    pub fn boot_slots(&self) -> Arc<[MemSlot]> {
+        self.boot_slots.clone()
     }
 
     /// The guest's memory and devices. It may be looked up and changed while the
@@ -191,6 +202,7 @@ fn boot_ram(
     memory: &GuestSpace,
     layout: &Layout,
     source: &RamSource,
+    dirty_log: bool,
 ) -> Result<(Arc<Mapping>, Vec<MemSlot>), MachineError> {
     let mut offset = 0;
     let mut rams = Vec::new();
@@ -201,9 +213,14 @@ fn boot_ram(
     {
         let len = part.end - part.start;
         let no_memory = |source| MachineError::NoMemory { len, source };
-        let ram = Arc::new(source.map_boot(offset, len).map_err(no_memory)?);
+        let mut ram = source.map_boot(offset, len).map_err(no_memory)?;
+        let mut access = SlotAccess::ReadWrite;
+        if dirty_log {
+            (ram, access) = (ram.with_dirty_pages(), SlotAccess::Logged);
+        }
+        let ram = Arc::new(ram);
         offset += len;
-        slots.push(vm.add_slot(part.start, ram.clone(), SlotAccess::ReadWrite)?);
+        slots.push(vm.add_slot(part.start, ram.clone(), access)?);
         memory.map_ram(range(part.start, len), ram.clone())?;
         rams.push(ram);
     }

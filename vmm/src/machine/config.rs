@@ -32,6 +32,11 @@ pub struct MachineConfig {
     pub timeout: Duration,
     /// Whether a thread plugs and unplugs blocks meanwhile.
     pub churn: bool,
+    /// Whether it is tracked which pages the guest writes, and which the VMM does: of
+    /// boot RAM ([`Machine::boot_slots`](super::Machine::boot_slots)) and of blocks
+    /// ([`HotplugRegion::take_dirty_pages`](crate::hotplug::HotplugRegion::take_dirty_pages)).
+    /// Costs a fault at the guest's first write to each page.
+    pub dirty_log: bool,
     /// What that thread's choices grow from.
     pub seed: u64,
     /// How the map of its memory keeps its holds, and how its lookups wait. The rank
@@ -241,6 +246,7 @@ impl Default for MachineConfig {
             duration: Duration::from_secs(5),
             timeout: Duration::from_secs(30),
             churn: true,
+            dirty_log: false,
             seed: 1,
             space: SpaceOptions::default(),
             sabotage: None,

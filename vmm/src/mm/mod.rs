@@ -52,7 +52,9 @@
 //! to. Dropping a guard is a load from there and a store. `cargo bench --bench lookup`
 //! and `--bench writer` compare all of it with a search of a static array, with the
 //! other strategies, and with what else a VMM could keep its regions in. A thread that
-//! holds many VMAs at once allocates more entries.
+//! holds many VMAs at once allocates more entries, at most twice as many as it ever needs
+//! at once (one for a guard or a pin, two for a set of pins); they stay for as long as the
+//! space is there, and every drain looks at them.
 //!
 //! A section copies the nodes on the way to what it changes. A
 //! [gap](WriteSection::find_gap) is found by what the nodes know of the room below

@@ -1,29 +1,20 @@
-//! Where ours does not do what `GuestMemoryAtomic<GuestMemoryMmap>` does: the whole list.
-//! Each test shows both. (And neighbouring memory is one region where it is one mapping;
-//! and a handle's regions come with a bitmap, of `Option` type, that may be `None`.)
+//! Where ours does not do what `GuestMemoryAtomic<GuestMemoryMmap>` does: the whole list,
+//! with the numbers of `docs/vm-memory.md`. 10 is in `dirty.rs`, 15 in `lazy.rs`.
 
 use std::io;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gracefault::memory::Backing;
 use gracefault::memory::vm_memory::RegionError;
+use gracefault::memory::{Backend, Backing, RamOptions, RamSizes, RamSource};
 use gracefault::mm::{AddrRange, VmFlags, WriteError};
 use vm_memory::{
-    Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, Permissions,
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend, GuestMemoryError,
+    GuestMemoryRegion, GuestRegionMmap, Permissions,
 };
 
-use super::{PAGE, memory, ram};
-
-fn theirs(regions: &[(u64, u64)]) -> GuestMemoryAtomic<GuestMemoryMmap> {
-    let ranges: Vec<_> = regions
-        .iter()
-        .map(|&(base, size)| (GuestAddress(base), size as usize))
-        .collect();
-    GuestMemoryAtomic::new(GuestMemoryMmap::from_ranges(&ranges).unwrap())
-}
+use super::{PAGE, memory, ram, theirs};
 
 fn reads(memory: &impl GuestMemory, addr: u64) -> bool {
     memory.read_obj::<u64>(GuestAddress(addr)).is_ok()
@@ -73,11 +64,13 @@ fn a_handle_sees_what_was_added_since() {
 fn two_threads_add_400_regions() {
     const EACH: u64 = 200;
     let ours = ram(&[]);
+    let together = Barrier::new(2);
     thread::scope(|s| {
         for half in 0..2 {
-            let ours = ours.clone();
+            let (ours, together) = (ours.clone(), &together);
             s.spawn(move || {
                 for i in 0..EACH {
+                    together.wait();
                     let base = GuestAddress((2 * i + half) * PAGE);
                     ours.insert_region(base, memory(PAGE)).unwrap();
                 }
@@ -272,4 +265,73 @@ fn what_cannot_be_is_refused() {
     assert_eq!(ours.memory().num_regions(), 2);
     let sizes: Vec<_> = ours.memory().iter().map(GuestMemoryRegion::len).collect();
     assert_eq!(sizes, [PAGE, 2 * PAGE]);
+}
+
+/// 11. Of anonymous memory it is known that it is not of huge pages.
+#[test]
+fn whether_it_is_of_huge_pages_is_known() {
+    let theirs = theirs(&[(0, PAGE)]).memory();
+    let region = theirs.find_region(GuestAddress(0)).unwrap();
+    assert_eq!(region.is_hugetlbfs(), None);
+    let ours = ram(&[(0, PAGE)]).memory();
+    let region = ours.find_region(GuestAddress(0)).unwrap();
+    assert_eq!(region.is_hugetlbfs(), Some(false));
+}
+
+/// 12. Neighbours of one mapping are one region, without a seam.
+#[test]
+fn neighbours_of_one_mapping_are_one_region() {
+    let ours = ram(&[]);
+    let both = memory(2 * PAGE);
+    for base in [0, PAGE] {
+        let range = AddrRange::new(base, PAGE).unwrap();
+        let flags = VmFlags::READ | VmFlags::WRITE;
+        let backing = Backing::Ram(both.clone());
+        ours.space().mm().map(range, flags, base, backing).unwrap();
+    }
+    let memory = ours.memory();
+    assert_eq!(memory.num_regions(), 1);
+    let across = GuestAddress(PAGE - 4);
+    assert!(memory.get_slice(across, 8).is_ok());
+}
+
+/// 13. A part of a region has no file offset of its own, where it was split off.
+#[test]
+fn a_part_of_a_region_lends_no_file_offset() {
+    let sizes = RamSizes {
+        boot: 2 * PAGE,
+        hotplug: 0,
+        block: PAGE,
+    };
+    let options = RamOptions {
+        backend: Backend::Memfd,
+        ..RamOptions::default()
+    };
+    let source = RamSource::open(options, sizes).unwrap();
+    let ours = ram(&[]);
+    let whole = Arc::new(source.map_boot(0, 2 * PAGE).unwrap());
+    ours.insert_region(GuestAddress(0), whole).unwrap();
+    let mut section = ours.space().mm().mmap_write_lock().unwrap();
+    let second = AddrRange::new(PAGE, PAGE).unwrap();
+    section.protect(second, VmFlags::READ).unwrap();
+    section.lock().unwrap().publish();
+    let memory = ours.memory();
+    let region = |at| memory.find_region(GuestAddress(at)).unwrap();
+    assert!(region(0).file_offset().is_some());
+    assert!(region(PAGE).file_offset().is_none());
+    assert_eq!(region(PAGE).offset(), PAGE, "which tells where it is");
+}
+
+/// 14. Who is changing a region finds nothing there, instead of waiting for itself.
+#[test]
+fn ones_own_section_hides_what_it_changes() {
+    let ours = ram(&[(0, PAGE), (4 * PAGE, PAGE)]);
+    let seen = |at| reads(&*ours.memory(), at);
+    let mut found = None;
+    ours.remove_region_with(GuestAddress(0), PAGE, None, || {
+        found = Some((seen(0), seen(4 * PAGE)));
+        Ok::<_, RegionError>(())
+    })
+    .unwrap();
+    assert_eq!(found, Some((false, true)));
 }

@@ -95,7 +95,7 @@ fn a_part_of_a_region_has_its_part_of_the_bitmap() {
     assert_eq!(take(&whole), [] as [usize; 0]);
 }
 
-/// What is not tracked says so.
+/// What is not tracked says so. (Difference 10.)
 #[test]
 fn without_tracking_there_is_no_bitmap() {
     let ram = ram(&[]);

@@ -45,6 +45,7 @@ fn lazy(refuses: bool) -> (GuestRam, Arc<Slot>) {
     (ram, slot)
 }
 
+/// (Difference 15.)
 #[test]
 fn the_slot_goes_in_before_the_bytes_are_reached() {
     type Access = fn(&GuestRam) -> bool;
@@ -123,6 +124,7 @@ fn lazy_ram_is_not_replaced() {
     ram.remove_region(base, PAGE, None).unwrap();
 }
 
+/// (Difference 15.)
 #[test]
 fn a_slot_that_cannot_go_in_is_an_error_of_the_access() {
     let (ram, slot) = lazy(true);

@@ -1,11 +1,12 @@
 //! A chain that is parked: what it pins, and what it does not.
 
-use std::sync::mpsc;
-use std::thread;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use gracefault::memory::vm_memory::RegionError;
-use gracefault::mm::WriteError;
+use gracefault::memory::Backing;
+use gracefault::memory::vm_memory::{GuestRam, RegionError};
+use gracefault::mm::{AddrRange, DrainReport, LockOptions, MmStats, OnSlow, Published, WriteError};
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
@@ -21,9 +22,40 @@ fn soon() -> Option<Instant> {
     Some(Instant::now() + Duration::from_millis(50))
 }
 
+fn names(drain: &DrainReport) -> Vec<String> {
+    let holders = drain.holders.iter();
+    holders.map(|holder| holder.thread.clone()).collect()
+}
+
+/// A thread that unmaps, and the names of those that it has to wait for, told as soon as
+/// it has found them.
+fn unmap_telling(
+    ram: &GuestRam,
+    range: AddrRange,
+) -> (JoinHandle<Published<Backing>>, Receiver<Vec<String>>) {
+    let space = ram.space().clone();
+    let (found, holders) = mpsc::channel();
+    let writer = thread::spawn(move || {
+        let mut section = space.mm().mmap_write_lock().unwrap();
+        section.unmap(range).unwrap();
+        // Nobody may be listening any more.
+        let mut tell = |report: &DrainReport| _ = found.send(names(report));
+        let options = LockOptions {
+            on_slow: Some(OnSlow {
+                after: Duration::ZERO,
+                call: &mut tell,
+            }),
+            ..LockOptions::default()
+        };
+        section.lock_with(options).unwrap().publish()
+    });
+    (writer, holders)
+}
+
 /// A chain of one buffer that crosses from the first block into the second is parked on
 /// another thread. Removing either fails by its deadline and names the thread; the third
-/// goes at once; and the first two when the chain is done.
+/// goes at once, which is to say that its drain finds nobody and begins no second round;
+/// and the first two when the chain is done.
 #[test]
 fn it_holds_its_regions_and_no_other() {
     let ram = ram(&[
@@ -64,30 +96,29 @@ fn it_holds_its_regions_and_no_other() {
         assert_eq!(drain.holders.len(), 1, "{drain}");
         assert_eq!(drain.holders[0].thread, "disk");
     }
+    let before = ram.space().mm().stats();
+    let late = Instant::now() + Duration::from_secs(60);
     let gone = ram
-        .remove_region(GuestAddress(BLOCKS[2]), PAGE, soon())
+        .remove_region(GuestAddress(BLOCKS[2]), PAGE, Some(late))
         .unwrap();
     assert!(gone.drain.holders.is_empty(), "{}", gone.drain);
+    let after = ram.space().mm().stats();
+    let waits = |stats: MmStats| (stats.drains, stats.drained_readers, stats.drain_rounds);
+    assert_eq!(waits(after), waits(before), "it waited for nothing");
     ram.insert_region(GuestAddress(BLOCKS[2]), memory(PAGE))
         .unwrap();
 
     // One that waits for it.
-    let waiting = ram.clone();
-    let writer = thread::spawn(move || waiting.remove_region(GuestAddress(BLOCKS[0]), PAGE, None));
-    while ram.space().mm().stats().drains == 0 {
-        thread::yield_now();
-    }
+    let (writer, holders) = unmap_telling(&ram, AddrRange::new(BLOCKS[0], PAGE).unwrap());
+    assert_eq!(holders.recv().unwrap(), ["disk"]);
+    assert!(!writer.is_finished());
     done.send(()).unwrap();
     worker.join().unwrap();
-    let gone = writer.join().unwrap().unwrap();
-    assert!(
-        gone.drain
-            .holders
-            .iter()
-            .all(|holder| holder.thread == "disk")
-    );
+    let gone = writer.join().unwrap();
+    assert_eq!(names(&gone.drain), ["disk"]);
+    let gone = gone.removed[0].payload().memory().unwrap();
     let mut bytes = [0; 256];
-    gone.memory.read(PAGE - 256, &mut bytes).unwrap();
+    gone.read(PAGE - 256, &mut bytes).unwrap();
     assert_eq!(bytes, [0x5a; 256], "written before it went");
     ram.remove_region(GuestAddress(BLOCKS[1]), PAGE, soon())
         .unwrap();
@@ -102,11 +133,10 @@ fn it_gets_the_second_of_two_that_go_together() {
         let ram = ram(&[(0, PAGE), (BLOCKS[0], PAGE), (BLOCKS[1], PAGE)]);
         let memory = ram.dma().memory();
         memory.write_obj(1_u32, GuestAddress(BLOCKS[0])).unwrap();
-        let space = ram.space().clone();
-        let writer = thread::spawn(move || {
-            let both = gracefault::mm::AddrRange::new(BLOCKS[0], 2 * PAGE).unwrap();
-            space.mm().unmap(both, None).unwrap()
-        });
+        let both = AddrRange::new(BLOCKS[0], 2 * PAGE).unwrap();
+        let (writer, holders) = unmap_telling(&ram, both);
+        // It has found who has the first, and waits.
+        assert_eq!(holders.recv().unwrap().len(), 1);
         while ram.space().mm().lock_vma_under_rcu(BLOCKS[1]).is_some() {
             thread::yield_now();
         }

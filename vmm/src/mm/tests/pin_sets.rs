@@ -272,6 +272,50 @@ fn entries_are_used_again() {
     assert_eq!(kept.len(), 1);
 }
 
+/// What a record keeps for good is bounded by the most that its thread has had in use at
+/// once, and not by how often, nor by who let go of it and in which order.
+#[test]
+fn a_record_keeps_what_it_needed_at_once() {
+    const SETS: u64 = 500;
+    let mm = Arc::new(space_with(0..8));
+    // Two of each set's pins are in the record's own entries, of which there are never
+    // more than twice as many as are in use, and some to begin with.
+    let bound = 2 * 2 * SETS as usize + 16;
+    let mut room = 0;
+    for round in 0..6 {
+        let mut sets: Vec<_> = (0..SETS)
+            .map(|set| {
+                let pins = mm.pin_set();
+                for number in [set % 8, (set + 1 + round) % 8] {
+                    pins.lock_vma_under_rcu_wait(at(number)).unwrap().unwrap();
+                }
+                pins
+            })
+            .collect();
+        assert!(scanned(&mm) <= bound, "{} entries", scanned(&mm));
+        match round % 3 {
+            0 => drop(sets),
+            1 => sets.into_iter().rev().for_each(drop),
+            // One by one, here and there, with others begun between.
+            _ => {
+                while let Some(set) = sets.pop() {
+                    if sets.len() % 3 == 0 {
+                        std::thread::scope(|s| s.spawn(|| drop(set)).join().unwrap());
+                    }
+                    let few = mm.pin_set();
+                    few.lock_vma_under_rcu_wait(at(1)).unwrap().unwrap();
+                }
+            }
+        }
+        let guards: Vec<_> = (0..8).map(|n| mm.lock_vma_under_rcu(at(n))).collect();
+        assert!(guards.iter().all(Option::is_some));
+        if round == 0 {
+            room = scanned(&mm);
+        }
+        assert_eq!(scanned(&mm), room, "as after the first round");
+    }
+}
+
 /// What the space carried may use other spaces when it is dropped with the last set, and
 /// so make this thread forget the spaces that are gone.
 #[test]
