@@ -122,3 +122,10 @@ pub fn run(
     }
     Ok(report)
 }
+
+/// What a thread panicked with.
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref().map(|s: &&str| (*s).to_owned()));
+    text.unwrap_or_default()
+}

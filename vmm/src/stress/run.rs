@@ -13,7 +13,9 @@ use super::oracle::Oracle;
 use super::reader::{Reader, ReaderFigures, Sent};
 use super::world::{Ended, World};
 use super::writer::{Writer, WriterFigures};
-use super::{StressConfig, StressError, StressProgress, StressReport, judge, late, passer};
+use super::{
+    StressConfig, StressError, StressProgress, StressReport, judge, late, message, passer,
+};
 use crate::machine::StopRequest;
 
 /// How long a thread may be without a step.
@@ -54,9 +56,7 @@ impl Crew {
         let body = move || {
             let handed = catch_unwind(AssertUnwindSafe(|| work(&beats)));
             let handed = handed.unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref().map(|s: &&str| s.to_string()));
-                world.violate(Oracle::Panic, text.unwrap_or_default(), &[]);
+                world.violate(Oracle::Panic, message(&*panic), &[]);
                 Handed::Other
             });
             beats.store(u64::MAX, Ordering::Relaxed);

@@ -60,7 +60,7 @@ impl World {
             layout,
             space: GuestSpace::physical_with(Layout::space(), options),
             shadow: Shadow::new(layout.cells()),
-            history: History::default(),
+            history: History::of_sections(),
             calls: Calls::default(),
             clock: Clock::default(),
             lookups: AtomicU64::new(0),
