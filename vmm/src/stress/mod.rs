@@ -22,6 +22,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod aim;
+mod aimed;
 mod blocks;
 mod breaks;
 mod call;
@@ -39,6 +41,7 @@ mod mix;
 mod ops;
 mod oracle;
 mod passer;
+mod pinning;
 mod preset;
 mod reader;
 mod report;

@@ -164,6 +164,7 @@ impl Watch {
         let wanted = config.wants;
         let (mut passers, mut next_passer) = (0, self.start);
         let mut stopped = false;
+        let passes = config.delays && config.aims().is_empty();
         while !world.is_over() {
             std::thread::sleep(TICK);
             world.clock.tick();
@@ -187,7 +188,7 @@ impl Watch {
                 world.stop();
             }
             self.look_for_the_stuck();
-            if config.delays && Instant::now() >= next_passer {
+            if passes && Instant::now() >= next_passer {
                 next_passer = Instant::now() + BETWEEN_PASSERS;
                 passers += 1;
                 let (world, pins) = (world.clone(), pins.clone());

@@ -112,6 +112,7 @@ impl Writer {
         let mut random = fastrand::Rng::with_seed(seed);
         if world.config.delays {
             linger::start(random.u64(..));
+            linger::aim(world.config.aims());
             if matches!(world.config.preset, Preset::Pins | Preset::Boundary) {
                 linger::scan_slowly();
             }
