@@ -33,6 +33,11 @@ pub(super) enum How {
 }
 
 impl Aim {
+    /// Whether threads with `aims` have to run at the same moment.
+    pub(super) fn is_any_fill(aims: &[Self]) -> bool {
+        aims.iter().any(|aim| matches!(aim.how, How::Fill))
+    }
+
     /// Lingers at `at`, one time in `one_in`, for up to `micros`.
     pub(super) const fn one_in(one_in: u32, at: Window, micros: u64) -> Self {
         let how = How::Pass(Duration::from_micros(micros));

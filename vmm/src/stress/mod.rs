@@ -24,6 +24,7 @@
 
 mod aim;
 mod aimed;
+mod apart;
 mod blocks;
 mod breaks;
 mod call;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::aim::Aim;
+use super::apart;
 use super::figures::Spread;
 use super::linger;
 use super::oracle::Oracle;
@@ -90,6 +92,9 @@ impl Reader {
         if world.config.delays {
             linger::start(random.u64(..));
             linger::aim(world.config.aims());
+            if Aim::is_any_fill(world.config.aims()) {
+                apart::stay_on(1);
+            }
         }
         Self {
             world,
@@ -389,7 +394,7 @@ impl Reader {
         self.release(world, left, seen)
     }
 
-    fn next(&mut self, world: &World) -> Result<(), Ended> {
+    pub(super) fn next(&mut self, world: &World) -> Result<(), Ended> {
         let addr = self.address(world);
         self.figures.lookups += 1;
         let found = world.mm().lock_next_vma(addr);
@@ -397,13 +402,19 @@ impl Reader {
             let what = format!("looking for what comes at {addr:#x}: {error}");
             world.violate(Oracle::Error, what, &[page(addr)])
         })?;
-        let Some(guard) = found else { return Ok(()) };
-        let at = guard.range().start().max(addr);
-        let seen = world.begins(at, &guard)?;
         let stays = world
             .layout
             .region(addr)
             .is_some_and(|r| world.layout.stays(r));
+        let Some(guard) = found else {
+            if stays {
+                let what = format!("nothing is said to come at {addr:#x}, which stays mapped");
+                return Err(world.violate(Oracle::Miss, what, &[page(addr)]));
+            }
+            return Ok(());
+        };
+        let at = guard.range().start().max(addr);
+        let seen = world.begins(at, &guard)?;
         if stays && at != addr {
             let what = format!("what comes at {addr:#x} is said to be {}", guard.range());
             return Err(world.violate(Oracle::Miss, what, &[page(addr)]));

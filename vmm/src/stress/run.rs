@@ -201,7 +201,7 @@ impl Watch {
         }
         drop(pins);
         let ending = world.clock.now();
-        while self.crew.running > 0 && !world.clock.is_past(ending, PATIENCE) {
+        while self.crew.running > 0 && !world.clock.is_past(ending, world.patience(PATIENCE)) {
             self.take(TICK);
             world.clock.tick();
             // Who is stuck stays so.
@@ -234,14 +234,15 @@ impl Watch {
     /// A thread that makes no step for long.
     fn look_for_the_stuck(&mut self) {
         let clock = &self.crew.world.clock;
+        let stuck = self.crew.world.patience(STUCK);
         let now = clock.now();
         self.beats.resize(self.crew.hearts.len(), (0, now));
         for ((name, heart), (last, since)) in self.crew.hearts.iter().zip(&mut self.beats) {
             let beat = heart.load(Ordering::Relaxed);
             if beat != *last || beat == u64::MAX {
                 (*last, *since) = (beat, now);
-            } else if clock.is_past(*since, STUCK) {
-                let what = format!("{name} has made no step for {STUCK:?}");
+            } else if clock.is_past(*since, stuck) {
+                let what = format!("{name} has made no step for {stuck:?}");
                 let _: Ended = self.crew.world.violate(Oracle::Stuck, what, &[]);
             }
         }
