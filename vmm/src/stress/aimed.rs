@@ -1,6 +1,6 @@
-//! Breaks that take three threads, or a processor's store buffer, in one order within
-//! nanoseconds: each with a storm of its own that does little else, and lingers where
-//! that order is made.
+//! Breaks that take some threads, or a processor's store buffer, in one order within
+//! nanoseconds: each with a storm that does little else, or lingers just where that order
+//! is made.
 //!
 //! A scan looks at records from the newest to the oldest, and at four entries in each,
 //! of which the first is not used in a storm. Here that is who drops pins, if it has
@@ -11,7 +11,10 @@ use super::breaks::{Break, mutant};
 use super::mix::{Mix, Op};
 use super::preset::Preset;
 use super::steps::{Passing, Steps};
-use crate::mm::Window::{Drained, Entering, Marking, Moving, Planned, Scanning, Trying};
+use crate::mm::Window::{
+    Beside, Detached, Drained, Ended, Entering, Marking, Moving, Planned, Scanning, Tried, Trying,
+    Waking,
+};
 
 const PROTECT: Mix = Mix::of([(Op::Protect, 1)]);
 const BORDER: Mix = Mix::of([(Op::Border, 1)]);
@@ -29,6 +32,16 @@ const PINS: Steps = Steps {
     pin: 1024,
     dwells: 255,
     ..Steps::PLAIN
+};
+
+/// The store that tells of a walk is on its way while the reader looks at the lock: a
+/// writer locks and scans just then, and overlooks it.
+pub(super) const READER_FENCE: Break = Break {
+    mix: Some(PROTECT),
+    regions: Some(1),
+    steps: Some(HOLDS),
+    aims: &[Aim::fill(Entering), Aim::one_in(1, Planned, 1)],
+    ..mutant("reader-fence", Preset::SameVma)
 };
 
 /// The store that locks is on its way while the scan looks: the reader that it looks at
@@ -64,6 +77,22 @@ pub(super) const MERGE_MARK: Break = Break {
     aims: &[Aim::one_in(1, Drained, 30), Aim::one_in(1, Trying, 30)],
     ..mutant("merge-mark", Preset::Boundary)
 };
+
+/// The reader comes to hold the neighbour that the scan has found free.
+pub(super) const TRIED_LOOK: Break = Break {
+    aims: &[Aim::one_in(1, Tried, 60)],
+    ..aimed_like(&MERGE_MARK, "tried-look")
+};
+
+/// The reader has found the neighbour tried, and takes it when it is locked.
+pub(super) const TRIED_LOCKED: Break = Break {
+    aims: &[Aim::one_in(1, Tried, 60), Aim::one_in(1, Detached, 60)],
+    ..aimed_like(&MERGE_MARK, "tried-locked")
+};
+
+const fn aimed_like(other: &Break, name: &'static str) -> Break {
+    Break { name, ..*other }
+}
 
 /// The neighbour is pinned while the drain lasts; the pin is copied and dropped when the
 /// scan has been where the copy is, and not where the pin was.
@@ -125,6 +154,47 @@ pub(super) const ADMIT_PINS: Break = Break {
         Aim::nth(7, Scanning, 150),
     ],
     ..mutant("admit-pins", Preset::Pins)
+};
+
+/// A writer locks what the reader has yet to look up, and is past its scan when the
+/// reader walks.
+pub(super) const SEQ_EARLY: Break = Break {
+    aims: &[Aim::one_in(2, Entering, 40)],
+    ..mutant("seq-early", Preset::Churn)
+};
+
+/// The section is over when the reader asks what it has found.
+pub(super) const DETACHED_FIRST: Break = Break {
+    aims: &[Aim::one_in(2, Beside, 40)],
+    ..mutant("detached-first", Preset::Churn)
+};
+
+/// The same, and what it has found is not detached yet.
+pub(super) const DETACH_LATE: Break = Break {
+    aims: &[
+        Aim::one_in(1, Detached, 60),
+        Aim::one_in(2, Beside, 60),
+        Aim::one_in(1, Ended, 60),
+    ],
+    ..mutant("detach-late", Preset::Churn)
+};
+
+/// Other sections come and go while one who has slept is about to walk.
+pub(super) const GRACE_WAITERS: Break = Break {
+    aims: &[Aim::one_in(1, Waking, 60)],
+    ..mutant("grace-waiters", Preset::SameVma)
+};
+
+/// One of two is locked when a reader that holds the other looks it up.
+pub(super) const PIECEMEAL: Break = Break {
+    steps: Some(Steps {
+        nested: 1024,
+        dwells: 255,
+        dwell: 30,
+        ..Steps::PLAIN
+    }),
+    aims: &[Aim::one_in(1, Marking, 40)],
+    ..mutant("piecemeal", Preset::Nested)
 };
 
 /// Sets of pins, in regions that are split into many.
