@@ -90,6 +90,9 @@ pub(super) const TRIED_LOCKED: Break = Break {
     ..aimed_like(&MERGE_MARK, "tried-locked")
 };
 
+/// The reader walks to the neighbour while it is tried, and is what it is not locked for.
+pub(super) const MERGE_UNMARK: Break = aimed_like(&MERGE_MARK, "merge-unmark");
+
 const fn aimed_like(other: &Break, name: &'static str) -> Break {
     Break { name, ..*other }
 }

@@ -129,7 +129,7 @@ pub const BREAKS: &[Break] = &[
     merging("merge-scan"),
     aimed::TRIED_LOOK,
     aimed::TRIED_LOCKED,
-    merging("merge-unmark"),
+    aimed::MERGE_UNMARK,
     aimed::WRITER_FENCE,
     aimed::MERGE_FENCE,
     aimed::MERGE_MARK,
