@@ -53,6 +53,7 @@ fn without_kvm() {
         ("stress --no-kvm --duration 0s", &["nothing would be done"]),
         ("stress --no-kvm --ops 0", &["nothing would be done"]),
         ("stress --preset boundary", &["boundary", "--no-kvm"]),
+        ("stress --preset pins", &["pins", "--no-kvm"]),
         ("stress --preset starve", &["starve", "--no-kvm"]),
         ("stress --mix move=1", &["move", "--no-kvm"]),
         ("stress --work 5us", &["--no-kvm"]),

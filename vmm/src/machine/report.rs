@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::MemoryConfig;
 use crate::devices::{ConsoleReport, DmaCounts};
 use crate::hotplug::OpSummary;
+use crate::mm::AddrRange;
 use crate::trace::{ExitKind, Summary, Times};
 
 /// How a run ended, whole.
@@ -29,6 +30,9 @@ pub struct RunReport {
     pub verdict: Verdict,
     /// What is wrong, one sentence each. Empty unless the verdict is `Failed`.
     pub findings: Vec<String>,
+    /// Guest-physical addresses that they are about, as far as they are about any.
+    #[serde(skip)]
+    pub concerned: Vec<AddrRange>,
     /// What could not be checked, and why.
     pub unchecked: Vec<String>,
     /// From the start of the vCPUs to the end of the last, in seconds.

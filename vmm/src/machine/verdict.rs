@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gracefault_guest::abi::{Workload, device};
+use gracefault_guest::abi::{DMA_GPA, EXIT_GPA, HOTPLUG_GPA, TEST_GPA, Workload, device};
 
 use super::exit_path::{Ended as Figures, Ending};
 use super::guest_pages::GuestVcpu;
@@ -15,9 +15,17 @@ use super::{Machine, exit_table};
 use crate::devices::{ConsoleReport, Fate};
 use crate::hotplug::ChurnReport;
 use crate::kvm::End;
+use crate::memory::PAGE;
+use crate::mm::AddrRange;
 use crate::trace::VcpuTrace;
 
-const DEVICES: [&str; device::COUNT] = ["test", "exit", "hotplug", "dma"];
+/// Their names, and where they are.
+const DEVICES: [(&str, u64); device::COUNT] = [
+    ("test", TEST_GPA),
+    ("exit", EXIT_GPA),
+    ("hotplug", HOTPLUG_GPA),
+    ("dma", DMA_GPA),
+];
 
 /// What is left of a run.
 pub(super) struct Outcome {
@@ -37,6 +45,8 @@ pub(super) struct Outcome {
 struct Judgement {
     findings: Vec<String>,
     unchecked: Vec<String>,
+    /// What the findings are about.
+    concerned: Vec<AddrRange>,
 }
 
 impl Judgement {
@@ -45,10 +55,12 @@ impl Judgement {
         what: std::fmt::Arguments<'_>,
         (ours, we): (u64, &str),
         (other, they): (u64, &str),
+        concerned: &[AddrRange],
     ) {
         if ours != other {
             self.findings
                 .push(format!("{what}: {we} counted {ours}, {they} {other}"));
+            self.concerned.extend(concerned);
         }
     }
 }
@@ -75,6 +87,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
     let Judgement {
         findings,
         unchecked,
+        concerned,
     } = judgement;
     let verdict = match (findings.is_empty(), outcome.cause) {
         (false, _) => Verdict::Failed,
@@ -85,6 +98,7 @@ pub(super) fn judge(machine: &Machine, outcome: Outcome) -> RunReport {
     RunReport {
         verdict,
         findings,
+        concerned,
         unchecked,
         seconds: outcome.time.as_secs_f64(),
         workload: workload_name(machine.config.workload),
@@ -188,6 +202,7 @@ fn judge_vcpu(
             format_args!("MMIO exits of vCPU {id}"),
             (trace.mmio_exits, "the VMM"),
             (kvm, "KVM"),
+            &DEVICES.map(|(_, gpa)| page(gpa)),
         );
     }
 
@@ -250,23 +265,26 @@ fn judge_counts(
     told: &GuestVcpu,
     judgement: &mut Judgement,
 ) {
-    for (i, name) in DEVICES.into_iter().enumerate() {
+    for (i, (name, gpa)) in DEVICES.into_iter().enumerate() {
         judgement.equal(
             format_args!("accesses of vCPU {id} to the {name} device"),
             (figures.accesses[i], "the VMM"),
             (told.accesses[i], "the guest"),
+            &[page(gpa)],
         );
     }
     judgement.equal(
         format_args!("bytes of vCPU {id} on the serial port"),
         (figures.serial, "the VMM"),
         (told.serial_bytes, "the guest"),
+        &[],
     );
     if machine.config.kernel.is_none() {
         judgement.equal(
             format_args!("reads of vCPU {id} where nothing was plugged"),
             (figures.trace.unmapped_reads, "the VMM"),
             (told.absent_reads, "the guest"),
+            &all_blocks(machine),
         );
     }
 }
@@ -284,6 +302,21 @@ fn judge_mismatches(id: u32, told: &GuestVcpu, judgement: &mut Judgement) {
         );
     }
     judgement.findings.push(finding);
+    let places = told.first.iter().map(|m| page(m.gpa));
+    judgement.concerned.extend(places);
+}
+
+/// Where blocks may be.
+fn all_blocks(machine: &Machine) -> Vec<AddrRange> {
+    let region = &machine.region;
+    (0..region.blocks())
+        .map(|block| region.block_range(block))
+        .collect()
+}
+
+/// The page of `gpa`.
+fn page(gpa: u64) -> AddrRange {
+    AddrRange::inclusive(gpa & !(PAGE - 1), gpa | (PAGE - 1)).expect("not empty")
 }
 
 /// Whether it was stopped from outside, in the guest or while an access waited.
@@ -308,7 +341,9 @@ fn describe(end: &VcpuEnd) -> String {
 }
 
 fn by_device(counts: [u64; device::COUNT]) -> BTreeMap<&'static str, u64> {
-    DEVICES.into_iter().zip(counts).collect()
+    (DEVICES.into_iter().zip(counts))
+        .map(|((name, _), count)| (name, count))
+        .collect()
 }
 
 fn add_guest(sum: &mut GuestReport, told: &GuestVcpu) {

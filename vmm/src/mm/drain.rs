@@ -107,14 +107,8 @@ impl<T: Payload> Core<T> {
         let (mut round, mut round_length) = (since, pace.round);
         let mut slice = pace.slice.0;
         let mut scans = 0;
-        drain.lock(slots);
-        let clear = loop {
-            if drain.is_clear() {
-                break true;
-            }
-            if Watch::is_past(deadline) {
-                break false;
-            }
+        let mut clear = drain.lock_and_scan(slots);
+        while !clear && !Watch::is_past(deadline) {
             let slow = on_slow.as_mut().filter(|_| since.elapsed() >= tell_at);
             if slow.is_some() || round.elapsed() >= round_length {
                 let at = self.stamp();
@@ -137,6 +131,7 @@ impl<T: Payload> Core<T> {
                 drain.lock(slots);
                 round = Watch::start();
                 if !MODEL {
+                    clear = drain.is_clear();
                     continue;
                 }
             }
@@ -155,7 +150,8 @@ impl<T: Payload> Core<T> {
                 }
                 _ => thread::yield_now(),
             }
-        };
+            clear = drain.is_clear();
+        }
         let found = drain.seen.len() as u64;
         if found > 0 {
             self.writer.drains.fetch_add(1, Ordering::Relaxed);
@@ -203,6 +199,15 @@ impl<T: Payload> Drain<'_, T> {
             full_fence();
         }
         self.core.window(Window::Locked);
+    }
+
+    /// Opens it, and scans once. Apart, so that the compiler has nothing to put on the
+    /// stack between the two: such stores take the place of those that the fence is
+    /// about, and the storm could not show what it is for.
+    #[inline(never)]
+    fn lock_and_scan(&mut self, slots: &[*const Slot<T>]) -> bool {
+        self.lock(slots);
+        self.is_clear()
     }
 
     /// Scans once, and notes whom it found.

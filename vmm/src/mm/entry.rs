@@ -144,6 +144,7 @@ impl Entry {
     }
 
     /// What it says. The address is that of the state or a later one.
+    #[inline]
     pub(super) fn load(&self) -> (State, u64) {
         let order = unless("drain-acquire", Ordering::Acquire);
         let state = match self.state.load(order) {

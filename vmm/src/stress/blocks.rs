@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gracefault_guest::abi;
 
 use super::clock::Clock;
+use super::history::{History, Outcome};
 use super::linger;
 use super::mix::{Mix, Op};
 use super::oracle::{Oracle, Violation};
@@ -27,7 +28,9 @@ const GIVEN_UP: u32 = 16;
 /// What this writer's protections change: a flag that means nothing to anybody.
 const TAG: VmFlags = VmFlags::from_bits(VmFlags::EMBEDDER.bits() << 1);
 
-pub(super) struct Blocks {
+pub(super) struct Blocks<'a> {
+    history: &'a History,
+    id: u32,
     region: Arc<HotplugRegion>,
     space: Arc<GuestSpace>,
     clock: Arc<Clock>,
@@ -46,18 +49,20 @@ pub(super) enum Ended {
     Guest,
 }
 
-impl Blocks {
+impl<'a> Blocks<'a> {
     pub(super) fn new(
         config: &StressConfig,
         region: Arc<HotplugRegion>,
         space: Arc<GuestSpace>,
         clock: Arc<Clock>,
-        id: u32,
+        (id, history): (u32, &'a History),
     ) -> Self {
         let seed = config.seed ^ (u64::from(id) << 32 | 0x4b56);
         let mine = (0..region.blocks()).filter(|block| block % config.writers == id);
         Self {
             mine: mine.map(|block| (block, None)).collect(),
+            history,
+            id,
             region,
             space,
             clock,
@@ -112,6 +117,7 @@ impl Blocks {
             _ => BlockKind::Cooperative,
         };
         self.figures.decide(Op::Plug, [block.into(), kind as u64]);
+        let number = self.begin(Op::Plug, &[self.region.block_range(block)]);
         loop {
             match self.region.plug(block, kind) {
                 Ok(_) => break,
@@ -122,6 +128,7 @@ impl Blocks {
                 Err(error) => return Err(self.failed("plugging", block, &error)),
             }
         }
+        self.history.close(number, Outcome::Published);
         self.mine[i].1 = Some(kind);
         Ok(())
     }
@@ -134,6 +141,8 @@ impl Blocks {
         stop: &AtomicBool,
     ) -> Result<(), Ended> {
         self.figures.decide(Op::Unplug, [block.into(), kind as u64]);
+        let range = self.region.block_range(block);
+        let number = self.begin(Op::Unplug, &[range]);
         let cancelled = || stop.load(Ordering::Relaxed);
         let report = loop {
             let begun = self.clock.now();
@@ -156,18 +165,20 @@ impl Blocks {
                 Err(error) => return Err(self.failed("unplugging", block, &error)),
             }
         };
+        self.history.close(number, Outcome::Published);
         self.mine[i].1 = None;
         self.figures.drained(&report.drain);
         if let Some(error) = &report.unmap_error {
-            return Err(self.found(Oracle::Shared, format!("unplugging block {block}: {error}")));
+            let what = format!("unplugging block {block}: {error}");
+            return Err(self.found(Oracle::Shared, what, &[range]));
         }
-        let left = self.space.mm().holders(self.region.block_range(block));
+        let left = self.space.mm().holders(range);
         let held = |kind| matches!(kind, HoldKind::Hold | HoldKind::Pin);
         match left.iter().find(|holder| held(holder.kind)) {
             None => Ok(()),
             Some(holder) => {
                 let what = format!("\"{}\" still holds {:#x}", holder.thread, holder.addr);
-                Err(self.found(Oracle::Leftover, what))
+                Err(self.found(Oracle::Leftover, what, &[range]))
             }
         }
     }
@@ -179,7 +190,7 @@ impl Blocks {
         let page = self.random.u64(0..pages);
         self.figures.decide(Op::Split, [block.into(), page]);
         let at = range.start() + page * PAGE;
-        self.section(&[(range, None)], Some(at))
+        self.section(Op::Split, &[(range, None)], Some(at))
     }
 
     /// Other flags for a block, for the device that all vCPUs are at, or for the one
@@ -202,16 +213,19 @@ impl Blocks {
         let word = u64::from(choice) << 1 | u64::from(on);
         self.figures.decide(Op::Protect, [ranges[0].start(), word]);
         let ranges: Vec<_> = ranges.into_iter().map(|range| (range, Some(on))).collect();
-        self.section(&ranges, None)
+        self.section(Op::Protect, &ranges, None)
     }
 
     /// One section over all of `ranges`, whole VMAs of which get the tag or lose it, or
     /// stay; with a border at `split`.
     fn section(
         &mut self,
+        op: Op,
         ranges: &[(AddrRange, Option<bool>)],
         split: Option<u64>,
     ) -> Result<(), Ended> {
+        let concerned: Vec<_> = ranges.iter().map(|(range, _)| *range).collect();
+        let number = self.begin(op, &concerned);
         let mut give_up = self.random.u32(..).is_multiple_of(GIVEN_UP);
         let mm = self.space.mm();
         loop {
@@ -252,7 +266,7 @@ impl Blocks {
                     WriteError::TimedOut { .. } => Oracle::Stuck,
                     _ => Oracle::Error,
                 };
-                found(oracle, format!("changing {ranges:?}: {error}"))
+                self.found(oracle, format!("changing {ranges:?}: {error}"), &concerned)
             })?;
             self.figures.drained(drained.drain());
             if std::mem::take(&mut give_up) {
@@ -262,6 +276,7 @@ impl Blocks {
             }
             let published = drained.publish();
             self.figures.rounds += u64::from(published.rounds > 1);
+            self.history.close(number, Outcome::Published);
             return Ok(());
         }
     }
@@ -273,20 +288,22 @@ impl Blocks {
             }
             _ => Oracle::Error,
         };
-        self.found(oracle, format!("{what} block {block}: {error}"))
+        let range = self.region.block_range(block);
+        self.found(oracle, format!("{what} block {block}: {error}"), &[range])
     }
 
-    fn found(&self, oracle: Oracle, what: String) -> Ended {
-        found(oracle, what)
+    /// Notes that an operation begins.
+    fn begin(&self, op: Op, concerned: &[AddrRange]) -> u64 {
+        self.history.begin(self.id, op, concerned)
     }
-}
 
-fn found(oracle: Oracle, what: String) -> Ended {
-    let thread = std::thread::current();
-    Ended::Found(Violation {
-        oracle,
-        what,
-        thread: thread.name().unwrap_or("a writer").to_owned(),
-        history: Vec::new(),
-    })
+    fn found(&self, oracle: Oracle, what: String, concerned: &[AddrRange]) -> Ended {
+        let thread = std::thread::current();
+        Ended::Found(Violation {
+            oracle,
+            what,
+            thread: thread.name().unwrap_or("a writer").to_owned(),
+            history: self.history.of(concerned),
+        })
+    }
 }

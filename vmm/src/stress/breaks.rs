@@ -8,8 +8,11 @@
 use std::time::Duration;
 
 use super::StressConfig;
+use super::aim::Aim;
+use super::aimed;
 use super::mix::{Mix, Op};
 use super::preset::Preset;
+use super::steps::Steps;
 use crate::mm::Strategy;
 
 /// Whether this build can be broken.
@@ -29,15 +32,20 @@ pub struct Break {
     pub strategy: Strategy,
     /// What the writers do, if not what the preset says.
     pub mix: Option<Mix>,
-    /// Regions, if not as the preset says.
+    /// Regions, if not as the preset says; then there is one writer.
     pub regions: Option<u32>,
+    /// What readers do, if not what the preset says.
+    pub(super) steps: Option<Steps>,
+    /// Where threads linger, if not everywhere now and then. Then nobody is there but
+    /// one reader, one writer, and who drops pins.
+    pub(super) aims: &'static [Aim],
     /// How long it has at most, in seconds.
     pub seconds: u64,
     /// Whether it takes a guest.
     pub needs_kvm: bool,
 }
 
-const fn mutant(name: &'static str, preset: Preset) -> Break {
+pub(super) const fn mutant(name: &'static str, preset: Preset) -> Break {
     Break {
         name,
         is_mutant: true,
@@ -45,6 +53,8 @@ const fn mutant(name: &'static str, preset: Preset) -> Break {
         strategy: Strategy::Native,
         mix: None,
         regions: None,
+        steps: None,
+        aims: &[],
         seconds: 60,
         needs_kvm: false,
     }
@@ -89,17 +99,17 @@ const fn merging(name: &'static str) -> Break {
 
 /// All of them.
 pub const BREAKS: &[Break] = &[
-    mutant("reader-fence", Preset::SameVma),
-    mutant("seq-early", Preset::Churn),
+    aimed::READER_FENCE,
+    aimed::SEQ_EARLY,
     mutant("drain", Preset::Smoke),
     mutant("reuse-held", Preset::Smoke),
     mutant("lock-check", Preset::Smoke),
     mutant("detached", Preset::Churn),
-    mutant("detached-first", Preset::Churn),
-    mutant("detach-late", Preset::Churn),
+    aimed::DETACHED_FIRST,
+    aimed::DETACH_LATE,
     mutant("publish-late", Preset::Churn),
     mutant("recent", Preset::SameVma),
-    mutant("piecemeal", Preset::Nested),
+    aimed::PIECEMEAL,
     mutant("admission", Preset::Nested),
     mutant("moves", Preset::Pins),
     mutant("drain-moves", Preset::Pins),
@@ -114,12 +124,20 @@ pub const BREAKS: &[Break] = &[
         ..mutant("shake-lock", Preset::Smoke)
     },
     mutant("grace", Preset::Churn),
-    mutant("grace-waiters", Preset::SameVma),
+    aimed::GRACE_WAITERS,
     mutant("grace-bare", Preset::Churn),
     merging("merge-scan"),
-    merging("tried-look"),
-    merging("tried-locked"),
-    merging("merge-unmark"),
+    aimed::TRIED_LOOK,
+    aimed::TRIED_LOCKED,
+    aimed::MERGE_UNMARK,
+    aimed::WRITER_FENCE,
+    aimed::MERGE_FENCE,
+    aimed::MERGE_MARK,
+    aimed::MERGE_MOVES,
+    aimed::MOVES_FIRST,
+    aimed::ADMIT_PINS,
+    aimed::ADMIT_SET,
+    aimed::ANNEX,
     of(Strategy::Refcount, "count", Preset::Smoke),
     of(Strategy::Refcount, "count-first", Preset::SameVma),
     of(Strategy::Refcount, "note-first", Preset::SameVma),
@@ -150,10 +168,12 @@ impl Break {
         config.strategy = self.strategy;
         config.mix = self.mix.unwrap_or(config.mix);
         config.regions = self.regions.unwrap_or(config.regions);
-        config.writers = match config.preset {
-            _ if self.regions.is_some() => 1,
-            _ => config.writers,
-        };
+        if self.regions.is_some() {
+            config.writers = 1;
+        }
+        if !self.aims.is_empty() {
+            config.readers = 1;
+        }
         config.duration = Duration::from_secs(self.seconds);
     }
 

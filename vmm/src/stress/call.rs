@@ -44,9 +44,9 @@ impl Calls {
     }
 
     /// For a writer that has what is at `addr` locked and drained: lets readers come,
-    /// raises their flag after `pause`, and waits until they have left. Returns how many there were;
-    /// an error if one did not return.
-    pub(super) fn hold_open(&self, addr: u64, pause: Duration) -> Result<u32, u32> {
+    /// raises their flag after `pause`, and waits until they have left, `patience` times as
+    /// long as usual. Returns how many there were; an error if one did not return.
+    pub(super) fn hold_open(&self, addr: u64, pause: Duration, patience: u32) -> Result<u32, u32> {
         let call = Arc::new(Call {
             addr,
             flag: KillFlag::new(),
@@ -61,7 +61,9 @@ impl Calls {
         linger::spin(pause);
         set(None);
         call.flag.raise();
-        let all = wait(RETURN, || came() == call.left.load(Ordering::SeqCst));
+        let all = wait(patience * RETURN, || {
+            came() == call.left.load(Ordering::SeqCst)
+        });
         match all {
             true => Ok(came()),
             false => Err(came()),

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::aim::Aim;
 use super::mix::Mix;
 use super::preset::Preset;
+use super::steps::Steps;
 use crate::mm::Strategy;
 
 /// The most readers and writers together.
@@ -172,6 +174,17 @@ impl StressConfig {
             wants: None,
             ..self.clone()
         }
+    }
+
+    /// What readers do.
+    pub(super) fn steps(&self) -> Steps {
+        let broken = self.broken.and_then(|broken| broken.steps);
+        broken.unwrap_or(self.preset.steps())
+    }
+
+    /// Where threads linger, if not everywhere now and then.
+    pub(super) fn aims(&self) -> &'static [Aim] {
+        self.broken.map_or(&[], |broken| broken.aims)
     }
 
     /// How many of the operations are a writer's.

@@ -2,6 +2,7 @@
 //! what it finds; guest, VMM and KVM have to agree on what it did.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,11 +12,12 @@ use std::time::{Duration, Instant};
 use super::blocks::{Blocks, Ended};
 use super::clock::Clock;
 use super::figures::Spread;
+use super::history::History;
 use super::mix::Op;
 use super::oracle::{Oracle, Violation};
 use super::report::{Covered, LookupFigures, StressReport, StressVerdict};
 use super::writer::WriterFigures;
-use super::{StressConfig, StressError, StressProgress, breaks, judge, late, linger};
+use super::{StressConfig, StressError, StressProgress, breaks, judge, late, linger, message};
 use crate::machine::{
     Machine, MachineConfig, MemoryConfig, RunReport, Sabotage, StopRequest, Verdict,
 };
@@ -72,6 +74,7 @@ pub(super) fn run(
     let (finish, over) = (machine.finish_flag(), AtomicBool::new(false));
     let (done, running) = (AtomicU64::new(0), AtomicU32::new(config.writers));
     let found = Mutex::new(None::<Violation>);
+    let history = History::of_operations();
     let clock = Arc::new(Clock::default());
     let start = Instant::now();
     let (report, mut writers) = std::thread::scope(|scope| {
@@ -81,10 +84,22 @@ pub(super) fn run(
         for id in 0..config.writers {
             let (region, memory, clock) = (region.clone(), memory.clone(), clock.clone());
             let (done, running, over, found, finish) = (&done, &running, &over, &found, &finish);
+            let history = &history;
             let share = config.ops_of(id);
             let work = move || {
-                let mut blocks = Blocks::new(config, region, memory, clock, id);
-                if let Err(Ended::Found(violation)) = blocks.run(share, over, done) {
+                let mut blocks = Blocks::new(config, region, memory, clock, (id, history));
+                let ran = catch_unwind(AssertUnwindSafe(|| blocks.run(share, over, done)));
+                let violation = match ran {
+                    Ok(Err(Ended::Found(violation))) => Some(violation),
+                    Ok(_) => None,
+                    Err(panic) => Some(Violation {
+                        oracle: Oracle::Panic,
+                        what: message(&*panic),
+                        thread: format!("writer {id}"),
+                        history: history.of(&[]),
+                    }),
+                };
+                if let Some(violation) = violation {
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     found.get_or_insert(violation);
                     over.store(true, Ordering::Relaxed);
@@ -102,7 +117,9 @@ pub(super) fn run(
             );
         }
         let report = machine.run(stop, &mut |now| {
-            if now.elapsed >= config.duration {
+            // What the guest has found wrong ends it, too: then what was done last is what
+            // matters.
+            if now.elapsed >= config.duration || now.mismatches > 0 {
                 over.store(true, Ordering::Relaxed);
             }
             clock.tick();
@@ -124,7 +141,7 @@ pub(super) fn run(
     })?;
     writers.sort_by_key(|(id, _)| *id);
     let violation = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let violation = violation.or_else(|| guests(&report));
+    let violation = violation.or_else(|| guests(&report, &history));
     let outcome = Outcome {
         report,
         writers,
@@ -145,12 +162,12 @@ impl Drop for Sets<'_> {
 }
 
 /// What the guest, or a count, says is wrong.
-fn guests(report: &RunReport) -> Option<Violation> {
+fn guests(report: &RunReport, history: &History) -> Option<Violation> {
     (report.verdict == Verdict::Failed).then(|| Violation {
         oracle: Oracle::Guest,
         what: report.findings.join("; "),
         thread: "the guest".to_owned(),
-        history: Vec::new(),
+        history: history.of(&report.concerned),
     })
 }
 

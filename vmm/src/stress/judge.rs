@@ -64,7 +64,7 @@ fn check_rounds(world: &World, written: &WriterFigures) {
 /// What was to be exercised.
 fn coverage(config: &StressConfig, read: &ReaderFigures, written: &WriterFigures) -> Vec<Covered> {
     let can = config.strategy.capabilities();
-    let steps = config.preset.steps();
+    let steps = config.steps();
     let mut covered = Vec::new();
     let mut want = |is_wanted: bool, what: &'static str, count: u64| {
         let least = u64::from(is_wanted);
@@ -104,6 +104,7 @@ fn coverage(config: &StressConfig, read: &ReaderFigures, written: &WriterFigures
     let calls = config.mix.share(Op::Call) > 0 && can.is_killable;
     want(calls, "readers called back", read.called);
     want(steps.pin > 0, "pins", read.pins);
+    want(steps.set > 0 && can.is_killable, "sets of pins", read.sets);
     want(steps.access > 0, "accesses", read.accesses);
     want(steps.bare > 0, "bare walks", read.walks);
     want(
@@ -156,6 +157,7 @@ fn lookups(config: &StressConfig, read: &ReaderFigures, each: &[ReaderFigures]) 
         called_back: read.called,
         aborted: read.aborted,
         pins: read.pins,
+        pin_sets: read.sets,
         accesses: read.accesses,
         bare_walks: read.walks,
         borders: read.borders,

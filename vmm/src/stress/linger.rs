@@ -3,11 +3,12 @@
 //! [`mm`](crate::mm) calls [`at`] at each [`Window`] of a space that is told so. What
 //! a thread does there grows from the seed it was given and from nothing else.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::aim::{Aim, How, When};
 use crate::mm::{AtWindow, Window};
 
 /// What a storm's space is made with.
@@ -25,6 +26,12 @@ thread_local! {
     static ONE_IN: Cell<u32> = const { Cell::new(USUAL) };
     /// One in how many steps of a scan it lingers at.
     static SCANNING: Cell<u32> = const { Cell::new(RARE) };
+    /// Where it lingers instead; none for everywhere.
+    static AIMS: Cell<&'static [Aim]> = const { Cell::new(&[]) };
+    /// At which windows it does anything, as bits.
+    static WHERE: Cell<u64> = const { Cell::new(u64::MAX) };
+    /// Where it was last, and how often with no other window between.
+    static LAST: Cell<(Window, u32)> = const { Cell::new((Window::Entering, 0)) };
 }
 
 /// What threads without a seed take theirs from; 0: they do not linger.
@@ -41,6 +48,20 @@ static LINGERED: [AtomicU64; Window::ALL.len()] = [const { AtomicU64::new(0) }; 
 /// From now on the calling thread lingers, by this seed.
 pub(super) fn start(seed: u64) {
     STATE.set(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+}
+
+/// From now on the calling thread lingers at these windows only, if there are any.
+pub(super) fn aim(aims: &'static [Aim]) {
+    AIMS.set(aims);
+    let bit = |aim: &Aim| match aim.when {
+        When::OneIn(_) => 1 << aim.at as u64,
+        // It has to be seen where it is meanwhile.
+        When::Nth(_) => u64::MAX,
+    };
+    WHERE.set(match aims {
+        [] => u64::MAX,
+        _ => aims.iter().map(bit).fold(0, |all, bit| all | bit),
+    });
 }
 
 /// From now on every thread that was given no seed takes one of its own from this one.
@@ -77,6 +98,14 @@ fn next(state: u64) -> u64 {
 }
 
 fn at(window: Window) {
+    // No store at all, where that is: a store buffer that is full has no room for more.
+    if WHERE.get() >> window as u64 & 1 == 1 {
+        is_at(window);
+    }
+}
+
+#[inline(never)]
+fn is_at(window: Window) {
     let mut state = STATE.get();
     if state == 0 {
         state = seed();
@@ -86,6 +115,10 @@ fn at(window: Window) {
     }
     let state = next(state);
     STATE.set(state);
+    let aims = AIMS.get();
+    if !aims.is_empty() {
+        return at_aims(window, aims, (state >> 32) as u32);
+    }
     let one_in = match window {
         Window::Entering
         | Window::Walking
@@ -106,6 +139,29 @@ fn at(window: Window) {
     }
     if draw & (one_in - 1) == 0 {
         linger(window, draw / one_in);
+    }
+}
+
+/// A thread that lingers at `aims` only is at `window`.
+fn at_aims(window: Window, aims: &[Aim], draw: u32) {
+    let times = match LAST.get() {
+        (last, times) if last == window => times + 1,
+        _ => 1,
+    };
+    LAST.set((window, times));
+    let is_time = |aim: &&Aim| match aim.when {
+        When::OneIn(many) => draw & (many - 1) == 0,
+        When::Nth(n) => times == n,
+    };
+    let aims = aims.iter().filter(|aim| aim.at == window);
+    for aim in aims.filter(is_time) {
+        let part = |time: Duration| time * (draw >> 16) / (1 << 16);
+        match aim.how {
+            How::Pass(time) => pass(part(time)),
+            // No more than that: what counts is at once a fence.
+            How::Fill => return store_across_pages(draw),
+        }
+        LINGERED[window as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -132,6 +188,24 @@ fn fill_store_buffer(draw: u32) {
     }
 }
 
+/// A few stores, each to two pages that are in no cache: the next one is on its way for
+/// a microsecond, and nearly all of the store buffer is left for those that come after.
+fn store_across_pages(draw: u32) {
+    const PAGE: usize = 4096;
+    const PAGES: usize = 1 << 14;
+    thread_local! {
+        static COLD: RefCell<Vec<u8>> = RefCell::new(vec![1; (PAGES + 1) * PAGE]);
+    }
+    COLD.with_borrow_mut(|cold| {
+        for i in 0..4 {
+            let page = draw.wrapping_mul(0x9e37_79b1).wrapping_mul(2 * i + 1) as usize >> 16;
+            let at = (page % PAGES + 1) * PAGE - 8;
+            // One instruction.
+            cold[at..at + 16].copy_from_slice(&[draw as u8; 16]);
+        }
+    });
+}
+
 #[cold]
 fn linger(window: Window, draw: u32) {
     LINGERED[window as usize].fetch_add(1, Ordering::Relaxed);
@@ -144,6 +218,14 @@ fn linger(window: Window, draw: u32) {
         // A whole section, or some.
         24..31 => spin(Duration::from_nanos(more % 20_000)),
         _ => std::thread::sleep(Duration::from_micros(more % 100)),
+    }
+}
+
+/// Does nothing for that long; if that is long, others may have the processor.
+pub(super) fn pass(time: Duration) {
+    match time < Duration::from_micros(10) {
+        true => spin(time),
+        false => std::thread::sleep(time),
     }
 }
 

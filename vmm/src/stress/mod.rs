@@ -22,6 +22,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod aim;
+mod aimed;
+mod apart;
 mod blocks;
 mod breaks;
 mod call;
@@ -39,6 +42,7 @@ mod mix;
 mod ops;
 mod oracle;
 mod passer;
+mod pinning;
 mod preset;
 mod reader;
 mod report;
@@ -121,4 +125,11 @@ pub fn run(
         report.compared = Some(Box::new(run::run(&compared, stop, progress)?));
     }
     Ok(report)
+}
+
+/// What a thread panicked with.
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref().map(|s: &&str| (*s).to_owned()));
+    text.unwrap_or_default()
 }

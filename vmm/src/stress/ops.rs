@@ -31,10 +31,16 @@ pub(super) struct Operator {
     writer: Writer,
     staying: Vec<Staying>,
     roaming: Vec<Roaming>,
+    /// One of these.
+    plugged_last: usize,
 }
 
 /// What a protection changes: a flag that means nothing to anybody.
 const TAG: VmFlags = VmFlags::EMBEDDER;
+
+/// Of more regions of a writer than that, hardly one that is drawn is mapped until the
+/// storm has lasted for long: the one that came last is unplugged instead.
+const MANY: usize = 256;
 
 /// Draws until an operation is found that can be done now.
 const DRAWS: u32 = 64;
@@ -45,6 +51,7 @@ impl Operator {
         let mut this = Self {
             staying: Vec::new(),
             roaming: Vec::new(),
+            plugged_last: 0,
             writer,
         };
         let world = this.writer.world.clone();
@@ -164,13 +171,17 @@ impl Operator {
         })?;
         let roaming = &mut self.roaming[i];
         (roaming.memory, roaming.away) = (Some(chunk), false);
+        self.plugged_last = i;
         Ok(true)
     }
 
     fn unplug(&mut self) -> Result<bool, Ended> {
-        let Some(i) = self.draw(self.roaming.len()) else {
+        let Some(mut i) = self.draw(self.roaming.len()) else {
             return Ok(false);
         };
+        if self.roaming[i].memory.is_none() && self.roaming.len() > MANY {
+            i = self.plugged_last;
+        }
         if self.roaming[i].memory.is_none() {
             return Ok(false);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::layout::Layout;
 use super::linger;
 use super::reader::{Reader, Sent};
+use super::steps::Passing;
 use super::world::{Ended, World};
 
 /// Passers-by that leave with a guard forgotten. Each keeps a record for good.
@@ -40,7 +41,9 @@ pub(super) fn receive(world: &World, pins: &Receiver<Sent>, heart: &AtomicU64) {
     let mut random = fastrand::Rng::with_seed(world.config.seed ^ 0x494f);
     if world.config.delays {
         linger::start(random.u64(..));
+        linger::aim(world.config.aims());
     }
+    let Passing { copies, keeps, .. } = world.config.steps().passing;
     loop {
         heart.fetch_add(1, Ordering::Relaxed);
         let (pin, seen) = match pins.recv_timeout(Duration::from_millis(100)) {
@@ -52,12 +55,12 @@ pub(super) fn receive(world: &World, pins: &Receiver<Sent>, heart: &AtomicU64) {
             std::thread::sleep(Duration::from_micros(random.u64(0..100)));
         }
         // A copy takes over from the first.
-        let copy = (random.u8(..) < 200).then(|| pin.clone());
+        let copy = (random.u8(..) < copies).then(|| pin.clone());
         let last = match copy {
             Some(copy) => {
                 drop(pin);
                 // Time for a writer that has overlooked it.
-                linger::spin(Duration::from_micros(random.u64(0..40)));
+                linger::pass(Duration::from_micros(random.u64(0..keeps)));
                 copy
             }
             None => pin,

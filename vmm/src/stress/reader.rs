@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::aim::Aim;
+use super::apart;
 use super::figures::Spread;
 use super::linger;
 use super::oracle::Oracle;
@@ -29,6 +31,7 @@ pub(super) struct ReaderFigures {
     pub(super) called: u64,
     pub(super) aborted: u64,
     pub(super) pins: u64,
+    pub(super) sets: u64,
     pub(super) accesses: u64,
     pub(super) walks: u64,
     pub(super) borders: u64,
@@ -46,13 +49,14 @@ impl ReaderFigures {
         self.called += other.called;
         self.aborted += other.aborted;
         self.pins += other.pins;
+        self.sets += other.sets;
         self.accesses += other.accesses;
         self.walks += other.walks;
         self.borders += other.borders;
         self.long_holds += other.long_holds;
     }
 
-    fn path(&mut self, path: &LookupPath) {
+    pub(super) fn path(&mut self, path: &LookupPath) {
         self.lookups += 1;
         if let Some(waited) = path.waited {
             self.waits.record_time(waited.time);
@@ -71,7 +75,7 @@ pub(super) struct Reader {
     pub(super) world: Arc<World>,
     pub(super) random: fastrand::Rng,
     pub(super) figures: ReaderFigures,
-    io: Option<SyncSender<Sent>>,
+    pub(super) io: Option<SyncSender<Sent>>,
     epoch: u64,
     /// When to hold for long the next time.
     long_hold: Instant,
@@ -87,6 +91,10 @@ impl Reader {
         let mut random = fastrand::Rng::with_seed(world.config.seed ^ (id << 32 | 0x5244));
         if world.config.delays {
             linger::start(random.u64(..));
+            linger::aim(world.config.aims());
+            if Aim::is_any_fill(world.config.aims()) {
+                apart::stay_on(1);
+            }
         }
         Self {
             world,
@@ -117,7 +125,7 @@ impl Reader {
 
     pub(super) fn lot(&mut self, steps: u32) -> Result<(), Ended> {
         let world = self.world.clone();
-        let shares = world.config.preset.steps();
+        let shares = world.config.steps();
         let can = world.config.strategy.capabilities();
         for _ in 0..steps {
             if let Some(call) = world.calls.since(&mut self.epoch) {
@@ -135,6 +143,7 @@ impl Reader {
                 Step::Attempt => self.attempt(&world)?,
                 Step::Access => self.access(&world)?,
                 Step::Pin => self.pin(&world)?,
+                Step::Set if can.is_killable => self.set(&world)?,
                 Step::Next => self.next(&world)?,
                 Step::Bare => self.bare(&world)?,
                 Step::Nowhere => self.nowhere(&world)?,
@@ -150,7 +159,7 @@ impl Reader {
 
     /// An address of a region, at home or where it may be away.
     #[inline]
-    fn address(&mut self, world: &World) -> u64 {
+    pub(super) fn address(&mut self, world: &World) -> u64 {
         let layout = &world.layout;
         let draw = self.random.u64(..);
         let region = (((draw & 0xffff_ffff) * u64::from(layout.regions)) >> 32) as u32;
@@ -163,7 +172,7 @@ impl Reader {
         place.start() + offset
     }
 
-    fn lookup<'w>(
+    pub(super) fn lookup<'w>(
         &mut self,
         world: &'w World,
         addr: u64,
@@ -202,20 +211,21 @@ impl Reader {
 
     /// Keeps what is held for a while, mostly for none.
     fn keep(&mut self) {
-        if self.random.u8(..) < self.world.config.preset.steps().holds {
+        if self.random.u8(..) < self.world.config.steps().holds {
             linger::spin(Duration::from_nanos(self.random.u64(0..2_000)));
         }
     }
 
     /// Lets a writer come between two lookups, at times.
-    fn dwell(&mut self) {
-        if self.world.config.delays && self.random.u8(..) < 32 {
-            linger::spin(Duration::from_nanos(self.random.u64(0..6_000)));
+    pub(super) fn dwell(&mut self) {
+        let steps = self.world.config.steps();
+        if self.world.config.delays && self.random.u8(..) < steps.dwells {
+            linger::pass(Duration::from_nanos(self.random.u64(0..1000 * steps.dwell)));
         }
     }
 
     /// Ends a hold.
-    fn release(
+    pub(super) fn release(
         &mut self,
         world: &World,
         guard: VmaReadGuard<'_, Backing>,
@@ -384,62 +394,7 @@ impl Reader {
         self.release(world, left, seen)
     }
 
-    /// A hold goes to another thread; this one looks up what the same writer may want.
-    fn pin(&mut self, world: &World) -> Result<(), Ended> {
-        let addr = self.address(world);
-        // Beside another hold, at times, so that it is not in the first place there is.
-        let beside = match self.random.bool() && world.config.strategy.capabilities().nests {
-            true => {
-                let beside = self.address(world);
-                self.lookup(world, beside, WaitOptions::default())?
-            }
-            false => None,
-        };
-        let Some((guard, seen, _)) = self.lookup(world, addr, WaitOptions::default())? else {
-            return Ok(());
-        };
-        if let Some((guard, seen, _)) = beside {
-            self.release(world, guard, seen)?;
-        }
-        self.figures.pins += 1;
-        let pin = guard.pin();
-        world.ends(seen, &pin)?;
-        let Some(io) = self.io.clone() else {
-            return Ok(());
-        };
-        let partner = world
-            .layout
-            .region(addr)
-            .and_then(|r| world.layout.partner(r));
-        let other = partner.map(|r| world.layout.home(r).start() + addr % world.layout.len());
-        if world.config.strategy.capabilities().is_killable
-            && self.random.bool()
-            && let Some(other) = other
-        {
-            let mut path = LookupPath::default();
-            let inner = pin.lock_vma_under_rcu_wait_with(other, WaitOptions::default(), &mut path);
-            self.figures.path(&path);
-            if let Ok(Some(guard)) = inner {
-                world.slept_inside(&path, seen)?;
-                let inner_seen = world.begins(other, &guard)?;
-                self.release(world, guard, inner_seen)?;
-            }
-        }
-        if self.random.bool() {
-            let _ = io.try_send((pin.clone(), seen));
-        }
-        // Full: it is dropped here.
-        let _ = io.try_send((pin, seen));
-        if let Some(other) = other
-            && let Some((guard, seen, _)) = self.lookup(world, other, WaitOptions::default())?
-        {
-            self.dwell();
-            self.release(world, guard, seen)?;
-        }
-        Ok(())
-    }
-
-    fn next(&mut self, world: &World) -> Result<(), Ended> {
+    pub(super) fn next(&mut self, world: &World) -> Result<(), Ended> {
         let addr = self.address(world);
         self.figures.lookups += 1;
         let found = world.mm().lock_next_vma(addr);
@@ -447,13 +402,19 @@ impl Reader {
             let what = format!("looking for what comes at {addr:#x}: {error}");
             world.violate(Oracle::Error, what, &[page(addr)])
         })?;
-        let Some(guard) = found else { return Ok(()) };
-        let at = guard.range().start().max(addr);
-        let seen = world.begins(at, &guard)?;
         let stays = world
             .layout
             .region(addr)
             .is_some_and(|r| world.layout.stays(r));
+        let Some(guard) = found else {
+            if stays {
+                let what = format!("nothing is said to come at {addr:#x}, which stays mapped");
+                return Err(world.violate(Oracle::Miss, what, &[page(addr)]));
+            }
+            return Ok(());
+        };
+        let at = guard.range().start().max(addr);
+        let seen = world.begins(at, &guard)?;
         if stays && at != addr {
             let what = format!("what comes at {addr:#x} is said to be {}", guard.range());
             return Err(world.violate(Oracle::Miss, what, &[page(addr)]));

@@ -109,6 +109,8 @@ pub struct LookupFigures {
     pub aborted: u64,
     /// Holds that went to another thread.
     pub pins: u64,
+    /// Sets of pins.
+    pub pin_sets: u64,
     /// Reads through the access path.
     pub accesses: u64,
     /// Bare walks.

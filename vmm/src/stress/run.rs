@@ -13,7 +13,9 @@ use super::oracle::Oracle;
 use super::reader::{Reader, ReaderFigures, Sent};
 use super::world::{Ended, World};
 use super::writer::{Writer, WriterFigures};
-use super::{StressConfig, StressError, StressProgress, StressReport, judge, late, passer};
+use super::{
+    StressConfig, StressError, StressProgress, StressReport, judge, late, message, passer,
+};
 use crate::machine::StopRequest;
 
 /// How long a thread may be without a step.
@@ -54,9 +56,7 @@ impl Crew {
         let body = move || {
             let handed = catch_unwind(AssertUnwindSafe(|| work(&beats)));
             let handed = handed.unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref().map(|s: &&str| s.to_string()));
-                world.violate(Oracle::Panic, text.unwrap_or_default(), &[]);
+                world.violate(Oracle::Panic, message(&*panic), &[]);
                 Handed::Other
             });
             beats.store(u64::MAX, Ordering::Relaxed);
@@ -164,6 +164,7 @@ impl Watch {
         let wanted = config.wants;
         let (mut passers, mut next_passer) = (0, self.start);
         let mut stopped = false;
+        let passes = config.delays && config.aims().is_empty();
         while !world.is_over() {
             std::thread::sleep(TICK);
             world.clock.tick();
@@ -187,7 +188,7 @@ impl Watch {
                 world.stop();
             }
             self.look_for_the_stuck();
-            if config.delays && Instant::now() >= next_passer {
+            if passes && Instant::now() >= next_passer {
                 next_passer = Instant::now() + BETWEEN_PASSERS;
                 passers += 1;
                 let (world, pins) = (world.clone(), pins.clone());
@@ -200,7 +201,7 @@ impl Watch {
         }
         drop(pins);
         let ending = world.clock.now();
-        while self.crew.running > 0 && !world.clock.is_past(ending, PATIENCE) {
+        while self.crew.running > 0 && !world.clock.is_past(ending, world.patience(PATIENCE)) {
             self.take(TICK);
             world.clock.tick();
             // Who is stuck stays so.
@@ -233,14 +234,15 @@ impl Watch {
     /// A thread that makes no step for long.
     fn look_for_the_stuck(&mut self) {
         let clock = &self.crew.world.clock;
+        let stuck = self.crew.world.patience(STUCK);
         let now = clock.now();
         self.beats.resize(self.crew.hearts.len(), (0, now));
         for ((name, heart), (last, since)) in self.crew.hearts.iter().zip(&mut self.beats) {
             let beat = heart.load(Ordering::Relaxed);
             if beat != *last || beat == u64::MAX {
                 (*last, *since) = (beat, now);
-            } else if clock.is_past(*since, STUCK) {
-                let what = format!("{name} has made no step for {STUCK:?}");
+            } else if clock.is_past(*since, stuck) {
+                let what = format!("{name} has made no step for {stuck:?}");
                 let _: Ended = self.crew.world.violate(Oracle::Stuck, what, &[]);
             }
         }

@@ -21,8 +21,40 @@ pub(super) struct Steps {
     pub(super) deadline: u32,
     /// An address that is never mapped.
     pub(super) nowhere: u32,
+    /// Some pins at once, as those have that reach over several VMAs.
+    pub(super) set: u32,
     /// Holds, out of 256, that last for a moment.
     pub(super) holds: u8,
+    /// Of lookups beside another hold, out of 256, those that let a writer come between.
+    pub(super) dwells: u8,
+    /// For how long, in microseconds at most.
+    pub(super) dwell: u64,
+    pub(super) passing: Passing,
+}
+
+/// How pins go to another thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passing {
+    /// Those, out of 256, that go there twice.
+    pub(super) twice: u8,
+    /// How long their sender rests, in microseconds less one.
+    pub(super) rests: u64,
+    /// How often it then looks up what the same writer may want.
+    pub(super) lookups: u32,
+    /// Those, out of 256, that are copied where they arrive.
+    pub(super) copies: u8,
+    /// How long such a copy is kept, in microseconds at most.
+    pub(super) keeps: u64,
+}
+
+impl Passing {
+    pub(super) const USUAL: Self = Self {
+        twice: 128,
+        rests: 1,
+        lookups: 1,
+        copies: 200,
+        keeps: 40,
+    };
 }
 
 /// One step.
@@ -38,6 +70,7 @@ pub(super) enum Step {
     Bare,
     Deadline,
     Nowhere,
+    Set,
 }
 
 impl Steps {
@@ -51,7 +84,11 @@ impl Steps {
         bare: 0,
         deadline: 0,
         nowhere: 0,
+        set: 0,
         holds: 0,
+        dwells: 32,
+        dwell: 6,
+        passing: Passing::USUAL,
     };
 
     pub(super) const USUAL: Self = Self {
@@ -64,7 +101,9 @@ impl Steps {
         bare: 10,
         deadline: 10,
         nowhere: 10,
+        set: 10,
         holds: 1,
+        ..Self::PLAIN
     };
 
     pub(super) fn choose(&self, random: &mut fastrand::Rng) -> Step {
@@ -79,6 +118,7 @@ impl Steps {
             (self.bare, Step::Bare),
             (self.deadline, Step::Deadline),
             (self.nowhere, Step::Nowhere),
+            (self.set, Step::Set),
         ] {
             if at < share {
                 return step;

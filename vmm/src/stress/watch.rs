@@ -1,6 +1,6 @@
 //! Looking at what was looked up: the oracles of a reader.
 
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::chunk;
@@ -12,6 +12,8 @@ use crate::mm::{AddrRange, LookupPath, VmFlags, Vma};
 
 /// What is a sleep for sure.
 const SLEPT: Duration = Duration::from_millis(1);
+/// What is a short while: a storm of hours comes to anything.
+const OF_LATE: Duration = Duration::from_secs(5);
 
 /// A VMA as it was when its hold began.
 #[derive(Clone, Copy, Debug)]
@@ -156,10 +158,10 @@ impl World {
         };
         // A section, or a round of its drain, that ends while the lookup makes up its mind
         // is slept for in name only; and this thread may be kept from running just then.
-        // Not three times.
+        // Not three times in a short while.
         if waited.time >= SLEPT
             && self.history.changes(waited.section, held.addr)
-            && self.slept_inside.fetch_add(1, Ordering::Relaxed) >= 2
+            && self.is_third_sleep_inside()
         {
             let what = format!(
                 "with {:#x} held, a lookup slept for section {}, which wants just that",
@@ -168,6 +170,18 @@ impl World {
             return Err(self.violate(Oracle::Nested, what, &[held.range]));
         }
         Ok(())
+    }
+
+    /// Notes a sleep for a section that wants what its thread holds; whether it is the
+    /// third of late.
+    fn is_third_sleep_inside(&self) -> bool {
+        let mut last = self
+            .slept_inside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.retain(|since| !self.clock.is_past(*since, OF_LATE));
+        last.push_back(self.clock.now());
+        last.len() >= 3
     }
 
     /// A bare walk over `range`, begun when `before` was done at each of its pages.
@@ -210,4 +224,95 @@ impl World {
 pub(super) fn page(addr: u64) -> AddrRange {
     let start = addr & !(PAGE - 1);
     AddrRange::new(start, PAGE).expect("not the last page there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::TICK;
+    use super::super::mix::Op;
+    use super::super::preset::Preset;
+    use super::super::reader::Reader;
+    use super::super::writer::{Intent, Writer};
+    use super::super::{StressConfig, history};
+    use super::*;
+    use crate::mm::Waited;
+
+    fn world() -> std::sync::Arc<World> {
+        let mut config = StressConfig::new(Preset::Nested, None);
+        config.delays = false;
+        World::new(config).unwrap()
+    }
+
+    /// Section 7 wants what is held, and a lookup has slept for it.
+    fn sleep_inside(world: &World) -> Result<(), Ended> {
+        let held = world.layout.home(0);
+        let seen = Seen {
+            addr: held.start(),
+            range: held,
+            flags: VmFlags::READ,
+            generation: 5,
+        };
+        let waited = Waited {
+            section: 7,
+            time: 2 * SLEPT,
+            from: 0,
+            until: 0,
+        };
+        let path = LookupPath {
+            waited: Some(waited),
+            ..LookupPath::default()
+        };
+        world.slept_inside(&path, seen)
+    }
+
+    #[test]
+    fn three_sleeps_inside_count_if_they_are_of_late() {
+        let world = world();
+        world.history.open(history::Entry {
+            number: 7,
+            writer: 0,
+            op: Op::Border,
+            changes: vec![world.layout.home(0)],
+            concerned: vec![world.layout.home(0)],
+            outcome: history::Outcome::Open,
+        });
+        let some_time =
+            || (0..=OF_LATE.as_millis() / TICK.as_millis()).for_each(|_| world.clock.tick());
+        for _ in 0..10 {
+            sleep_inside(&world).unwrap();
+            some_time();
+        }
+        sleep_inside(&world).unwrap();
+        sleep_inside(&world).unwrap();
+        assert!(sleep_inside(&world).is_err());
+        assert_eq!(world.violation().unwrap().oracle, Oracle::Nested);
+    }
+
+    #[test]
+    fn whoever_holds_any_of_what_is_gone_is_found() {
+        let world = world();
+        let gone = vec![world.layout.home(2), world.layout.home(3)];
+        let memory = world.chunk(gone[1]).unwrap();
+        let backing = Backing::Ram(memory.memory());
+        world.mm().map(gone[1], VmFlags::READ, 0, backing).unwrap();
+        let intent = Intent {
+            gone: gone.clone(),
+            ..Intent::default()
+        };
+        let writer = Writer::new(world.clone(), 0);
+        assert!(writer.check_gone(&intent, &gone).is_ok());
+        let held = world.mm().lock_vma_under_rcu(gone[1].start()).unwrap();
+        assert!(writer.check_gone(&intent, &gone).is_err());
+        assert_eq!(world.violation().unwrap().oracle, Oracle::Leftover);
+        drop(held);
+    }
+
+    #[test]
+    fn nothing_to_come_where_something_stays_is_a_miss() {
+        let world = world();
+        let mut reader = Reader::new(world.clone(), 0, None);
+        let seen = (0..1000).find_map(|_| reader.next(&world).err());
+        assert!(seen.is_some());
+        assert_eq!(world.violation().unwrap().oracle, Oracle::Miss);
+    }
 }

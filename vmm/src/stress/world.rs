@@ -1,12 +1,14 @@
 //! What the threads of a storm without KVM share.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::call::Calls;
 use super::chunk::Chunk;
-use super::clock::Clock;
+use super::clock::{Clock, Since};
 use super::history::History;
 use super::layout::Layout;
 use super::linger;
@@ -30,8 +32,8 @@ pub(super) struct World {
     pub(super) lookups: AtomicU64,
     /// Operations so far, of all writers.
     pub(super) ops: AtomicU64,
-    /// Lookups that slept for a section which wanted what their thread held.
-    pub(super) slept_inside: AtomicU64,
+    /// When lookups last slept for a section which wanted what their thread held.
+    pub(super) slept_inside: Mutex<VecDeque<Since>>,
     common: Option<Arc<Mapping>>,
     stop: AtomicBool,
     violation: Mutex<Option<Violation>>,
@@ -60,12 +62,12 @@ impl World {
             layout,
             space: GuestSpace::physical_with(Layout::space(), options),
             shadow: Shadow::new(layout.cells()),
-            history: History::default(),
+            history: History::of_sections(),
             calls: Calls::default(),
             clock: Clock::default(),
             lookups: AtomicU64::new(0),
             ops: AtomicU64::new(0),
-            slept_inside: AtomicU64::new(0),
+            slept_inside: Mutex::default(),
             common,
             stop: AtomicBool::new(false),
             violation: Mutex::default(),
@@ -137,6 +139,14 @@ impl World {
 
     pub(super) fn violation(&self) -> Option<Violation> {
         self.noted().clone()
+    }
+
+    /// `time`, or longer where there are so many threads that each of them has to wait
+    /// for its turn.
+    pub(super) fn patience(&self, time: Duration) -> Duration {
+        let threads = self.config.readers.saturating_add(self.config.writers);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        time * (threads / (4 * cpus as u32)).max(1)
     }
 
     /// Asks all threads to end.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::aim::Aim;
+use super::apart;
 use super::chunk::Chunk;
 use super::figures::Spread;
 use super::history::{Entry, Outcome};
@@ -112,6 +114,10 @@ impl Writer {
         let mut random = fastrand::Rng::with_seed(seed);
         if world.config.delays {
             linger::start(random.u64(..));
+            linger::aim(world.config.aims());
+            if Aim::is_any_fill(world.config.aims()) {
+                apart::stay_on(0);
+            }
             if matches!(world.config.preset, Preset::Pins | Preset::Boundary) {
                 linger::scan_slowly();
             }
@@ -161,7 +167,10 @@ impl Writer {
             }
             let begun = world.clock.now();
             let mut stuck = |report: &DrainReport| {
-                if !world.clock.is_past(begun, LONGEST_DRAIN / 2) {
+                if !world
+                    .clock
+                    .is_past(begun, world.patience(LONGEST_DRAIN / 2))
+                {
                     return;
                 }
                 world.violate(
@@ -173,7 +182,7 @@ impl Writer {
             let options = LockOptions {
                 deadline: hasty.then(|| Instant::now() + HASTE),
                 on_slow: Some(OnSlow {
-                    after: LONGEST_DRAIN,
+                    after: world.patience(LONGEST_DRAIN),
                     call: &mut stuck,
                 }),
             };
@@ -190,7 +199,8 @@ impl Writer {
             };
             self.figures.drained(drained.drain());
             if let Some(addr) = intent.calls {
-                match world.calls.hold_open(addr, call_after) {
+                let patience = world.patience(Duration::from_secs(1)).as_secs();
+                match world.calls.hold_open(addr, call_after, patience as u32) {
                     Ok(called) => self.figures.called += u64::from(called),
                     Err(came) => {
                         let what = format!(
@@ -268,13 +278,11 @@ impl Writer {
     }
 
     /// After a drain no record holds what was removed.
-    fn check_gone(&self, intent: &Intent, concerned: &[AddrRange]) -> Result<(), Ended> {
+    pub(super) fn check_gone(&self, intent: &Intent, concerned: &[AddrRange]) -> Result<(), Ended> {
         use crate::mm::HoldKind::{Hold, Pin};
-        let Some(range) = intent.gone.first() else {
-            return Ok(());
-        };
-        let left = self.world.mm().holders(*range);
-        match left.iter().find(|holder| matches!(holder.kind, Hold | Pin)) {
+        let holders = |range: &AddrRange| self.world.mm().holders(*range);
+        let mut left = intent.gone.iter().flat_map(holders);
+        match left.find(|holder| matches!(holder.kind, Hold | Pin)) {
             None => Ok(()),
             Some(holder) => {
                 let what = format!("\"{}\" still holds {:#x}", holder.thread, holder.addr);
