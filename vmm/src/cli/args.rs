@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use gracefault::kvm::Seccomp;
 use gracefault::machine::{MachineConfig, MemoryConfig, Sabotage};
 use gracefault::trace::record::RecordOptions;
 use gracefault_guest::abi::Workload;
@@ -82,6 +83,10 @@ pub(crate) struct RunArgs {
     /// The KVM device.
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub(crate) kvm_device: PathBuf,
+    /// Whether a filter confines the vCPUs' threads: a system call that is not allowed
+    /// ends the process, or with log is logged by the kernel (see vmm/docs/seccomp.md).
+    #[arg(long, value_name = "on|log|off", default_value = "on")]
+    pub(crate) seccomp: SeccompName,
     /// Record each exit and each write section into this file (see `trace`).
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
@@ -120,6 +125,24 @@ pub(crate) enum SabotageName {
     FlipByte,
     MmioValue,
     UncountedExit,
+    SystemCall,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SeccompName {
+    On,
+    Log,
+    Off,
+}
+
+impl From<SeccompName> for Seccomp {
+    fn from(name: SeccompName) -> Self {
+        match name {
+            SeccompName::On => Self::On,
+            SeccompName::Log => Self::Log,
+            SeccompName::Off => Self::Off,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -165,10 +188,12 @@ impl RunArgs {
             churn: !self.no_churn,
             seed: self.seed,
             space: Default::default(),
+            seccomp: self.seccomp.into(),
             sabotage: self.sabotage.map(|sabotage| match sabotage {
                 SabotageName::FlipByte => Sabotage::FlipByte,
                 SabotageName::MmioValue => Sabotage::MmioValue,
                 SabotageName::UncountedExit => Sabotage::UncountedExit,
+                SabotageName::SystemCall => Sabotage::SystemCall,
             }),
         })
     }

@@ -11,7 +11,7 @@ use gracefault::stress::{
     self, Break, CAN_BREAK, Mix, Preset, StressConfig, StressError, StressReport, StressVerdict,
 };
 
-use super::args::parse_time;
+use super::args::{SeccompName, parse_time};
 use super::progress::Line;
 use super::run::stop_by_signal;
 use super::{Failure, print_json, print_text, stress_tables, tell};
@@ -57,6 +57,15 @@ pub(crate) struct StressArgs {
     /// Whether threads linger between the steps of the protocol, by the seed.
     #[arg(long)]
     pub(crate) delays: Option<Switch>,
+    /// Whether a filter confines the vCPUs' threads, as for `run`. Without KVM there are
+    /// none.
+    #[arg(
+        long,
+        value_name = "on|log|off",
+        default_value = "on",
+        conflicts_with = "no_kvm"
+    )]
+    pub(crate) seccomp: SeccompName,
     /// Print one JSON object (see vmm/docs/stress.md) in place of tables.
     #[arg(long)]
     pub(crate) json: bool,
@@ -120,6 +129,7 @@ impl StressArgs {
         let kvm = (!no_kvm).then(|| self.kvm_device.clone());
         let mut config = StressConfig::new(preset, kvm);
         config.seed = self.seed;
+        config.seccomp = self.seccomp.into();
         config.strategy = self.lookup;
         config.ops = self.ops;
         if self.ops.is_some() {

@@ -16,7 +16,7 @@ use crate::devices::{
 };
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
-use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
+use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, VcpuFilter, Vm};
 use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
 use crate::trace::record::Recording;
@@ -62,6 +62,7 @@ impl Machine {
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
         config.memory.check_slots(&host)?;
+        let filter = filter(&config)?;
         // Before boot RAM is touched: a file can be cut short at any time.
         sigbus::install().map_err(MachineError::Sigbus)?;
         let vm = Arc::new(Vm::new(&kvm)?);
@@ -95,7 +96,9 @@ impl Machine {
         ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial.clone())?;
 
         let pages = GuestPages::new(low, &layout);
-        let vcpus = vcpus(&vm, &config, &layout, image.entry)?;
+        let mut vcpus = vcpus(&vm, &config, &layout, image.entry)?;
+        let confine = |vcpu: &mut Vcpu| vcpu.confine(filter.clone());
+        vcpus.iter_mut().for_each(confine);
         let task = Task {
             workload: config.workload,
             vcpus: config.vcpus,
@@ -159,6 +162,13 @@ impl Machine {
     pub fn finish_flag(&self) -> Arc<AtomicBool> {
         self.finish.clone()
     }
+}
+
+/// What the vCPUs' threads are confined by, if they are.
+fn filter(config: &MachineConfig) -> Result<Option<Arc<VcpuFilter>>, MachineError> {
+    // Whoever lingers at the windows of the protocol may sleep there.
+    let lingers = config.space.at_window.map(|_| libc::SYS_clock_nanosleep);
+    Ok(VcpuFilter::new(config.seccomp, lingers.as_slice())?)
 }
 
 fn physical_range(bits: u32) -> AddrRange {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gracefault_guest::abi::{self, Workload};
 use serde::Serialize;
 
+use crate::kvm::Seccomp;
 use crate::memory::{PAGE, RamOptions};
 use crate::mm::SpaceOptions;
 
@@ -37,6 +38,8 @@ pub struct MachineConfig {
     /// How the map of its memory keeps its holds, and how its lookups wait. The rank
     /// is not asked for.
     pub space: SpaceOptions,
+    /// Whether the vCPUs' threads are confined.
+    pub seccomp: Seccomp,
     /// For tests of the run's own checks: what to falsify.
     pub sabotage: Option<Sabotage>,
 }
@@ -63,6 +66,8 @@ pub enum Sabotage {
     MmioValue,
     /// One exit is not counted.
     UncountedExit,
+    /// A vCPU's thread makes a system call that its filter does not allow.
+    SystemCall,
 }
 
 /// Why a configuration cannot be.
@@ -243,6 +248,7 @@ impl Default for MachineConfig {
             churn: true,
             seed: 1,
             space: SpaceOptions::default(),
+            seccomp: Seccomp::default(),
             sabotage: None,
         }
     }

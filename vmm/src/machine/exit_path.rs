@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gracefault_guest::abi::{self, device};
 
+use super::Sabotage;
 use crate::clock::{self, Rate};
 use crate::devices::{ExitDevice, Fate, HotplugController};
 use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
@@ -77,8 +78,8 @@ pub struct ExitPath {
     recorder: Option<VcpuRecorder>,
     /// Where the figures go when the vCPU has ended, however it did.
     hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
-    /// A test's: forget the next exit.
-    forget_one: bool,
+    /// A test's: what to do wrong at the next exit.
+    sabotage: Option<Sabotage>,
 }
 
 impl ExitPath {
@@ -87,7 +88,7 @@ impl ExitPath {
         shared: Arc<Shared>,
         hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
         recorder: Option<VcpuRecorder>,
-        forget_one: bool,
+        sabotage: Option<Sabotage>,
     ) -> Self {
         let ended = Ended {
             trace: VcpuTrace::for_one_of(shared.vcpus),
@@ -102,7 +103,7 @@ impl ExitPath {
             rate: Rate::of_this_machine(),
             recorder,
             hand_in,
-            forget_one,
+            sabotage,
         }
     }
 
@@ -122,7 +123,7 @@ impl ExitPath {
             kill: KillFlag::new(),
         };
         let (nobody, _) = std::sync::mpsc::channel();
-        Self::new(0, Arc::new(shared), nobody, recorder, false)
+        Self::new(0, Arc::new(shared), nobody, recorder, None)
     }
 
     /// What it has counted so far.
@@ -182,8 +183,12 @@ impl ExitPath {
     /// Carries out one MMIO exit.
     #[inline]
     fn mmio(&mut self, seen: Seen, result: Result<Access, AccessError>) -> ControlFlow<Ending> {
-        if std::mem::take(&mut self.forget_one) {
-            return ControlFlow::Continue(());
+        match self.sabotage.take() {
+            None => {}
+            Some(Sabotage::UncountedExit) => return ControlFlow::Continue(()),
+            Some(Sabotage::SystemCall) => drop(std::os::unix::net::UnixStream::pair()),
+            // Done elsewhere.
+            Some(Sabotage::FlipByte | Sabotage::MmioValue) => {}
         }
         // Counted before the access is judged: KVM has counted it in any case.
         let trace = &mut self.ended.trace;

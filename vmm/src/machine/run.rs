@@ -109,11 +109,11 @@ impl Machine {
         let start = Instant::now();
         let mut group = VcpuGroup::new();
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
-            let forget = self.config.sabotage == Some(Sabotage::UncountedExit) && id == 0;
+            let sabotage = self.config.sabotage.filter(|_| id == 0);
             let recorder = self.recording.as_ref();
             let recorder = recorder.map(|recording| recording.vcpu(vcpu.id()));
             let (shared, hand_in) = (self.shared.clone(), hand_in.clone());
-            let path = ExitPath::new(id, shared, hand_in, recorder, forget);
+            let path = ExitPath::new(id, shared, hand_in, recorder, sabotage);
             group.spawn_with(vcpu, path)?;
         }
         drop(hand_in);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::mix::Mix;
 use super::preset::Preset;
+use crate::kvm::Seccomp;
 use crate::mm::Strategy;
 
 /// The most readers and writers together.
@@ -35,6 +36,8 @@ pub struct StressConfig {
     pub strategy: Strategy,
     /// The KVM device; `None` to storm the map alone.
     pub kvm: Option<PathBuf>,
+    /// Whether the vCPUs' threads are confined.
+    pub seccomp: Seccomp,
     /// How long each section is open besides, as one is that changes memslots. Without
     /// KVM only.
     pub work: Duration,
@@ -114,6 +117,7 @@ impl StressConfig {
             mix: preset.mix(with_kvm),
             strategy: Strategy::Native,
             kvm,
+            seccomp: Seccomp::default(),
             work: preset.work(),
             delays: preset.delays(),
             wants: preset.wants(),
@@ -205,6 +209,7 @@ impl StressConfig {
         option(self.work != usual.work, "work", &micros);
         let delays = if self.delays { "on" } else { "off" };
         option(self.delays != usual.delays, "delays", &delays);
+        option(self.seccomp != usual.seccomp, "seccomp", &self.seccomp);
         if let Some(broken) = self.broken {
             option(true, "break", &broken.name);
         }

@@ -47,6 +47,7 @@ fn machine_config(config: &StressConfig) -> MachineConfig {
             at_window: config.delays.then_some(linger::AT_WINDOW),
             ..SpaceOptions::default()
         },
+        seccomp: config.seccomp,
         sabotage: sabotage.and_then(|broken| match broken.name {
             "flip-byte" => Some(Sabotage::FlipByte),
             "mmio-value" => Some(Sabotage::MmioValue),
