@@ -7,9 +7,11 @@
     reason = "each test binary uses a part of this"
 )]
 pub(crate) mod blocks;
+pub(crate) mod fake_api;
 pub(crate) mod paging;
 pub(crate) mod pool;
 pub(crate) mod space;
+pub(crate) mod tmux;
 
 use std::error::Error;
 use std::ptr::null_mut;

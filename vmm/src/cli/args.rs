@@ -11,6 +11,7 @@ use gracefault_guest::abi::Workload;
 
 use super::backing::{self, BackingKeys, MemoryArgs};
 use super::stress::StressArgs;
+use super::top::TopArgs;
 use super::trace::TraceArgs;
 use super::units::parse_size;
 
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Stress(StressArgs),
     /// Record the exits of a run, and see what they were and what they waited for.
     Trace(TraceArgs),
+    /// A running VM on the terminal, live: exits, vCPUs, who waits for whom, the map.
+    Top(TopArgs),
 }
 
 #[derive(Args, Debug)]

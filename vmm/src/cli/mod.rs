@@ -8,6 +8,7 @@ mod run;
 mod stress;
 mod stress_tables;
 mod tables;
+mod top;
 mod trace;
 mod units;
 
@@ -41,6 +42,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Stress(args)) => stress::stress(&args),
         Some(Command::Trace(args)) => trace::trace(args),
+        Some(Command::Top(args)) => top::top(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
