@@ -206,6 +206,12 @@ impl HotplugRegion {
         plugged.collect()
     }
 
+    /// Has each thread that waits in [`unplug`](Self::unplug) for the guest look whether it
+    /// is cancelled.
+    pub fn wake(&self) {
+        self.controller.wake();
+    }
+
     /// The blocks that `start` and `bytes` say.
     ///
     /// # Errors

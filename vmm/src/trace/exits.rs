@@ -79,6 +79,12 @@ impl ExitKey {
         }
     }
 
+    /// The address or port; `None` for a kind that has none, and for the row of the rest.
+    pub fn address(&self) -> Option<u64> {
+        let has_none = matches!(self.kind, ExitKind::Halt | ExitKind::Interrupted);
+        (!has_none && *self != Self::overflow(self.kind)).then_some(self.addr)
+    }
+
     /// What a vCPU's exits are counted under once it has made too many different
     /// ones.
     pub(super) const fn overflow(kind: ExitKind) -> Self {

@@ -69,7 +69,7 @@ impl LiveTimes {
     }
 
     /// The shortest duration of each bucket that has some, and how many.
-    fn each(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub(crate) fn each(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let octaves = self.octaves.iter().enumerate();
         let there = octaves.filter_map(|(n, octave)| Some((n, octave.get()?)));
         there.flat_map(|(n, octave)| {

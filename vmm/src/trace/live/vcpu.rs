@@ -72,6 +72,18 @@ impl LiveVcpu {
 
     /// All that was counted by now.
     pub fn trace(&self) -> VcpuTrace {
+        let mut trace = VcpuTrace {
+            waits: self.waits.times(),
+            ..self.counts()
+        };
+        for (key, times) in self.exits() {
+            times.add_to(trace.exits.row(key));
+        }
+        trace
+    }
+
+    /// The same without the exits and the waits.
+    pub fn counts(&self) -> VcpuTrace {
         let Counts {
             mmio_exits,
             mmio_fragments,
@@ -84,7 +96,7 @@ impl LiveVcpu {
             lookups_none,
         } = &self.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let mut trace = VcpuTrace {
+        VcpuTrace {
             mmio_exits: read(mmio_exits),
             mmio_fragments: read(mmio_fragments),
             unmapped: read(unmapped),
@@ -94,13 +106,8 @@ impl LiveVcpu {
             lazy_slots: read(lazy_slots),
             lookups_fast: read(lookups_fast),
             lookups_none: read(lookups_none),
-            waits: self.waits.times(),
             ..VcpuTrace::default()
-        };
-        for (key, times) in self.exits() {
-            times.add_to(trace.exits.row(key));
         }
-        trace
     }
 }
 
