@@ -186,12 +186,27 @@ impl Client {
         self.get("vm.sections")
     }
 
-    /// `GET /vm.map`.
+    /// `GET /vm.map`, as often as it takes to have all of it.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn map(&self) -> Result<Vec<MapEntry>, ClientError> {
-        self.get("vm.map")
+        const LIMIT: usize = 16384;
+        let mut all: Vec<MapEntry> = Vec::new();
+        let mut from = 0;
+        loop {
+            let path = format!("vm.map?limit={LIMIT}&from={from}");
+            let part: Vec<MapEntry> = self.get(&path)?;
+            let is_last = part.len() < LIMIT;
+            all.extend(part);
+            match all
+                .last()
+                .and_then(|last| last.start.checked_add(last.size))
+            {
+                Some(end) if !is_last => from = end,
+                _ => return Ok(all),
+            }
+        }
     }
 
     /// `GET /vm.counters`.
@@ -423,6 +438,8 @@ impl Client {
             .uri(format!("{BASE}{path}"))
             .header(hyper::header::HOST, "localhost")
             .header(hyper::header::CONTENT_TYPE, "application/json")
+            // One request a connection: so it ends with the answer.
+            .header(hyper::header::CONNECTION, "close")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(io::Error::other)?;
         sender.send_request(request).await.map_err(gone)

@@ -8,7 +8,9 @@ use gracefault_guest::abi::{self, device};
 
 use super::config::HostLimits;
 use super::exit_path::Shared;
+use super::gate::Gate;
 use super::guest_pages::{GuestPages, Task};
+use super::handle::{DeviceAt, Inner};
 use super::layout::Layout;
 use super::{MachineConfig, MachineError, image};
 use crate::devices::{
@@ -19,7 +21,6 @@ use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
 use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, VcpuFilter, Vm};
 use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
-use crate::trace::record::Recording;
 
 /// A machine that has not run yet. Dropping it gives everything back.
 #[derive(Debug)]
@@ -34,10 +35,8 @@ pub struct Machine {
     pub(super) serial: Arc<SerialConsole>,
     /// Taken when the run ends.
     pub(super) console: Option<Console>,
-    /// Set from outside: the guest is to end, as when its time is over.
-    pub(super) finish: Arc<AtomicBool>,
-    /// What records the run, if asked.
-    pub(super) recording: Option<Recording>,
+    /// What its handles share.
+    pub(super) inner: Arc<Inner>,
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
@@ -87,12 +86,23 @@ impl Machine {
             (abi::HOTPLUG_GPA, controller.len(), controller.clone()),
             (abi::DMA_GPA, DmaDevice::LEN, dma.clone()),
         ];
+        let mut known = Vec::new();
+        let mut knows = |is_port, start, len, device: &dyn Device| {
+            known.push(DeviceAt {
+                is_port,
+                start,
+                len,
+                name: device.name().to_owned(),
+            });
+        };
         for (gpa, len, device) in devices {
+            knows(false, gpa, len, &*device);
             memory.map_device(range(gpa, len), device)?;
         }
         let ports = Arc::new(GuestSpace::ports());
         let console = Console::new(console).map_err(MachineError::Console)?;
         let serial = SerialConsole::new(console.input());
+        knows(true, abi::SERIAL_PORT.into(), serial.len(), &*serial);
         ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial.clone())?;
 
         let pages = GuestPages::new(low, &layout);
@@ -118,14 +128,25 @@ impl Machine {
         );
         let region = Arc::new(region.with_ram(ram).lazy(config.memory.lazy));
         let shared = Shared {
-            vcpus: vcpu_count,
             memory,
             ports,
             exit_device,
             controller,
             kill: KillFlag::new(),
+            live: Shared::live(vcpu_count),
+            gate: Gate::new(vcpu_count),
         };
         let shared = Arc::new(shared);
+        let boot_slots = slots.iter().map(|slot| (slot.gpa(), slot.id())).collect();
+        let inner = Inner::new(
+            config.clone(),
+            shared.clone(),
+            region.clone(),
+            dma.clone(),
+            pages.clone(),
+            known,
+            boot_slots,
+        );
         Ok(Self {
             config,
             vcpus,
@@ -136,8 +157,7 @@ impl Machine {
             pages,
             serial,
             console: Some(console),
-            finish: Arc::default(),
-            recording: None,
+            inner,
             kvm_counts,
             _slots: slots,
         })
@@ -160,7 +180,7 @@ impl Machine {
 
     /// Set, it lets a running machine end its guest before the duration is over.
     pub fn finish_flag(&self) -> Arc<AtomicBool> {
-        self.finish.clone()
+        self.inner.finish.clone()
     }
 }
 

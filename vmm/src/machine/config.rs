@@ -27,9 +27,11 @@ pub struct MachineConfig {
     /// What the guest is to do.
     pub workload: Workload,
     /// How long it is to do it, before it is asked to end. Ignored by a guest
-    /// that ends by itself.
+    /// that ends by itself. [`Duration::MAX`]: until
+    /// [somebody says so](super::MachineHandle::finish).
     pub duration: Duration,
-    /// How long all of it may take, before it is stopped and has failed.
+    /// How long all of it may take, before it is stopped and has failed; without a
+    /// duration, how long the end may take. Pauses do not count.
     pub timeout: Duration,
     /// Whether a thread plugs and unplugs blocks meanwhile.
     pub churn: bool,

@@ -311,7 +311,7 @@ fn by_device(counts: [u64; device::COUNT]) -> BTreeMap<&'static str, u64> {
     DEVICES.into_iter().zip(counts).collect()
 }
 
-fn add_guest(sum: &mut GuestReport, told: &GuestVcpu) {
+pub(super) fn add_guest(sum: &mut GuestReport, told: &GuestVcpu) {
     sum.reported += u32::from(told.done);
     for (sum, told) in [
         (&mut sum.rounds, told.rounds),

@@ -15,7 +15,9 @@ use super::mix::Op;
 use super::oracle::{Oracle, Violation};
 use super::report::{Covered, LookupFigures, StressReport, StressVerdict};
 use super::writer::WriterFigures;
-use super::{StressConfig, StressError, StressProgress, breaks, judge, late, linger};
+use super::{
+    OnBegin, StressConfig, StressError, StressProgress, Watched, breaks, judge, late, linger,
+};
 use crate::machine::{
     Machine, MachineConfig, MemoryConfig, RunReport, Sabotage, StopRequest, Verdict,
 };
@@ -63,6 +65,7 @@ pub(super) fn run(
     config: &StressConfig,
     stop: &StopRequest,
     progress: &mut dyn FnMut(StressProgress),
+    begins: Option<OnBegin<'_>>,
 ) -> Result<StressReport, StressError> {
     late::watch(config);
     if config.delays {
@@ -71,7 +74,13 @@ pub(super) fn run(
     let machine = Machine::new(machine_config(config), Box::new(io::sink()))?;
     let (region, memory) = (machine.hotplug().clone(), machine.memory().clone());
     let (finish, over) = (machine.finish_flag(), AtomicBool::new(false));
-    let (done, running) = (AtomicU64::new(0), AtomicU32::new(config.writers));
+    let done = Arc::new(AtomicU64::new(0));
+    let running = AtomicU32::new(config.writers);
+    if let Some(begins) = begins {
+        let observed = |error| StressError::Watch(io::Error::other(error));
+        let handle = machine.handle().map_err(observed)?;
+        begins(Watched::Machine(handle, done.clone())).map_err(StressError::Watch)?;
+    }
     let found = Mutex::new(None::<Violation>);
     let clock = Arc::new(Clock::default());
     let start = Instant::now();

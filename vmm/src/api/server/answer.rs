@@ -1,0 +1,244 @@
+//! From a request to its answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::super::model::{ErrorCode, Failure, Live, Ping, ResizeState};
+use super::super::{Cancel, Vm};
+use super::body::{Sent, expect_nothing, gather, parse};
+use super::routes::{Call, Query, VMAS, find};
+
+const JSON: &str = "application/json";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const BYTES: &str = "application/octet-stream";
+
+/// What all connections share.
+pub(super) struct Server {
+    vm: Arc<dyn Vm>,
+    /// Places for requests that wait.
+    places: Arc<Semaphore>,
+    /// The requests that wait.
+    waiting: Mutex<Vec<Weak<Cancels>>>,
+}
+
+type Answer = Response<Sent>;
+
+impl Server {
+    pub(super) fn new(vm: Arc<dyn Vm>, places: Arc<Semaphore>) -> Self {
+        Self {
+            vm,
+            places,
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Answers a request, whatever it is.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let call = match find(&head.method, head.uri.path()) {
+            Ok(call) => call,
+            Err((failure, allowed)) => {
+                let mut answer = refused(&failure);
+                let allowed = allowed.map(HeaderValue::try_from);
+                if let Some(Ok(allowed)) = allowed {
+                    answer.headers_mut().insert(ALLOW, allowed);
+                }
+                return answer;
+            }
+        };
+        let answer = async {
+            let query = Query::parse(call, head.uri.query())?;
+            let body = gather(body).await?;
+            match call {
+                Call::Plug | Call::Unplug | Call::Resize | Call::TraceStart => {}
+                _ => expect_nothing(&body)?,
+            }
+            match call {
+                Call::Pause
+                | Call::Resize
+                | Call::Plug
+                | Call::Unplug
+                | Call::TraceStart
+                | Call::TraceStop => self.wait_for(call, body.to_vec()).await,
+                _ => caught(|| self.at_once(call, query)),
+            }
+        };
+        answer.await.unwrap_or_else(|failure| refused(&failure))
+    }
+
+    /// What does not block.
+    fn at_once(&self, call: Call, query: Query) -> Result<Answer, Failure> {
+        let vm = &*self.vm;
+        match call {
+            Call::Ping => json(&Ping {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+            }),
+            Call::Info => json(&vm.info()),
+            Call::Live => json(&Live {
+                now_ns: vm.now_ns(),
+                info: vm.info(),
+                vcpus: vm.vcpus(),
+                exits: vm.exits(query.limit),
+                waits: vm.waits(),
+                sections: vm.sections(),
+                counters: vm.counters(),
+                map: vm.map(0, VMAS.0 as usize),
+            }),
+            Call::Vcpus => json(&vm.vcpus()),
+            Call::Exits => json(&vm.exits(query.limit)),
+            Call::Waits => json(&vm.waits()),
+            Call::Sections => json(&vm.sections()),
+            Call::Map => json(&vm.map(query.from, query.limit)),
+            Call::Counters => json(&vm.counters()),
+            Call::Metrics => {
+                let text = vm.metrics() + "# EOF\n";
+                Ok(with(StatusCode::OK, OPENMETRICS, Sent::bytes(text)))
+            }
+            Call::Resume => vm.resume().map(|()| nothing()),
+            Call::Shutdown => {
+                vm.shutdown();
+                Ok(nothing())
+            }
+            Call::ResizeStatus => json(&vm.resize_status()?),
+            Call::TraceStatus => json(&vm.trace_status()),
+            Call::TraceData => {
+                let file = vm.trace_data()?;
+                let len = file.metadata().map_err(|error| {
+                    Failure::new(ErrorCode::Failed, format!("the recording: {error}"))
+                })?;
+                let (at, len) = (0, len.len());
+                let sent = Sent::File { file, at, len };
+                Ok(with(StatusCode::OK, BYTES, sent))
+            }
+            _ => unreachable!("the caller has it wait"),
+        }
+    }
+
+    /// What may block, on a thread of its own, if there is one. Whoever drops this
+    /// cancels it.
+    async fn wait_for(&self, call: Call, body: Vec<u8>) -> Result<Answer, Failure> {
+        let busy = |_| {
+            let error = "too many requests wait already; try again when one of them is answered";
+            Failure::new(ErrorCode::TooMany, error)
+        };
+        let place = self.places.clone().try_acquire_owned().map_err(busy)?;
+        let vm = self.vm.clone();
+        let cancels = Arc::new(Cancels {
+            cancel: Cancel::default(),
+            vm: vm.clone(),
+        });
+        self.remember(&cancels);
+        let cancel = cancels.cancel.clone();
+        let work = move || {
+            let _place: OwnedSemaphorePermit = place;
+            caught(|| blocking(&*vm, call, &body, &cancel))
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        drop(cancels);
+        done.unwrap_or_else(|error| {
+            let error = format!("the request was given up: {error}");
+            Err(Failure::new(ErrorCode::Failed, error))
+        })
+    }
+
+    fn remember(&self, cancels: &Arc<Cancels>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|other| other.strong_count() > 0);
+        waiting.push(Arc::downgrade(cancels));
+    }
+
+    /// No request waits on.
+    pub(super) fn cancel_all(&self) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for cancels in waiting.iter().filter_map(Weak::upgrade) {
+            cancels.cancel.cancel();
+        }
+        drop(waiting);
+        self.vm.wake();
+    }
+}
+
+/// Cancels a request when it is dropped: its client is gone, or it is over.
+struct Cancels {
+    cancel: Cancel,
+    vm: Arc<dyn Vm>,
+}
+
+impl Drop for Cancels {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.vm.wake();
+    }
+}
+
+fn blocking(vm: &dyn Vm, call: Call, body: &[u8], cancel: &Cancel) -> Result<Answer, Failure> {
+    match call {
+        Call::Pause => vm.pause().map(|()| nothing()),
+        Call::Plug => json(&vm.plug(&parse(body)?, cancel)?),
+        Call::Unplug => json(&vm.unplug(&parse(body)?, cancel)?),
+        Call::Resize => {
+            let status = vm.resize(&parse(body)?, cancel)?;
+            let mut answer = json(&status)?;
+            if status.state == ResizeState::Underway {
+                *answer.status_mut() = StatusCode::ACCEPTED;
+            }
+            Ok(answer)
+        }
+        Call::TraceStart => {
+            let request = match body.trim_ascii() {
+                b"" => Default::default(),
+                body => parse(body)?,
+            };
+            json(&vm.trace_start(&request)?)
+        }
+        Call::TraceStop => json(&vm.trace_stop()?),
+        _ => unreachable!("the caller has it answered at once"),
+    }
+}
+
+/// A bug of ours is told to the client, and ends nobody else.
+fn caught(answer: impl FnOnce() -> Result<Answer, Failure>) -> Result<Answer, Failure> {
+    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+        let error = "answering this has panicked, which is a bug; stderr says where";
+        Err(Failure::new(ErrorCode::Failed, error))
+    })
+}
+
+fn with(status: StatusCode, kind: &'static str, body: Sent) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+fn nothing() -> Answer {
+    let mut answer = Response::new(Sent::Bytes(None));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
+fn json(value: &impl Serialize) -> Result<Answer, Failure> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => Ok(with(StatusCode::OK, JSON, Sent::bytes(bytes))),
+        Err(error) => {
+            let error = format!("the answer as JSON: {error}");
+            Err(Failure::new(ErrorCode::Failed, error))
+        }
+    }
+}
+
+fn refused(failure: &Failure) -> Answer {
+    let status = StatusCode::from_u16(failure.status());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // Of strings and numbers.
+    let bytes = serde_json::to_vec(failure).unwrap_or_default();
+    with(status, JSON, Sent::bytes(bytes))
+}
