@@ -12,9 +12,11 @@ mod command;
 mod once;
 #[path = "top/terminal.rs"]
 mod terminal;
+#[path = "top/vm.rs"]
+mod vm;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [once::trials(), terminal::trials()];
+    let trials = [once::trials(), terminal::trials(), vm::trials()];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

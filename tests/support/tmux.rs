@@ -76,7 +76,8 @@ impl<'a> Script<'a> {
         let server = format!("gracefault-test-{}-{number}", std::process::id());
         let path = dir.path().to_owned();
         let at = |name: &str| path.join(name);
-        let mut script = String::from("set -m\necho 'the line before'\n");
+        // A shell ends with a child that Ctrl-C ends, unless it catches that itself.
+        let mut script = String::from("set -m\ntrap : INT\necho 'the line before'\n");
         writeln!(script, "stty -g >{}", at("before").display())?;
         // The number of the command itself, which the shell waits for.
         let pid = at("pid").display().to_string();

@@ -59,15 +59,15 @@ fn section(open: &OpenSection, theme: Theme) -> String {
     let since = time(open.since_ns, theme.micro());
     let ranges = match &open.ranges[..] {
         [] => String::new(),
-        [one] => format!(" {:#x}+{}", one.start, bytes(one.size)),
+        [one] => format!(": {:#x}+{}", one.start, bytes(one.size)),
         [first, more @ ..] => {
             let (start, size) = (first.start, bytes(first.size));
-            format!(" {start:#x}+{size} and {} more", more.len())
+            format!(": {start:#x}+{size} and {} more", more.len())
         }
     };
     let (writer, number) = (name(&open.writer), open.section);
     format!(
-        "{writer} {stage} #{number} for {since}:{ranges}{}",
+        "{writer} {stage} #{number} for {since}{ranges}{}",
         held(&open.held_by)
     )
 }
