@@ -43,13 +43,15 @@ const rows = fs.readFileSync(0, 'utf8').replace(/\n$/, '').split('\n').map((line
   return cells;
 });
 
+while (rows.length > 1 && rows.at(-1).every((cell) => cell.character === ' ')) rows.pop();
+
 const escape = (text) => text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
 const columns = Math.max(80, ...rows.map((row) => row.length));
 const [w, h] = [columns * width + 2 * margin, rows.length * height + 2 * margin];
 const out = [
   `<svg xmlns="http://www.w3.org/2000/svg" width="${w}" height="${h}" viewBox="0 0 ${w} ${h}">`,
   `<rect width="${w}" height="${h}" rx="6" fill="${colours[0]}"/>`,
-  '<g font-family="ui-monospace, Menlo, Consolas, \'DejaVu Sans Mono\', monospace" font-size="13" xml:space="preserve">',
+  '<g font-family="ui-monospace, Menlo, Consolas, \'DejaVu Sans Mono\', monospace" font-size="13.3" xml:space="preserve">',
 ];
 rows.forEach((row, y) => {
   const [top, base] = [margin + y * height, margin + y * height + 13];
@@ -63,11 +65,15 @@ rows.forEach((row, y) => {
     const [ink, paper] = swap ? [back ?? colours[0], front] : [front, back];
     const [x, length] = [margin + from * width, (to - from) * width];
     if (paper) out.push(`<rect x="${x}" y="${top}" width="${length}" height="${height}" fill="${paper}"/>`);
-    const text = row.slice(from, to).map((cell) => cell.character).join('');
-    if (text.trim() !== '' || under) {
-      const places = [...text].map((_, i) => x + i * width).join(' ');
-      const more = (bold ? ' font-weight="bold"' : '') + (dim ? ' opacity="0.6"' : '') + (under ? ' text-decoration="underline"' : '');
-      out.push(`<text x="${places}" y="${base}" fill="${ink}"${more}>${escape(text)}</text>`);
+    const more = (bold ? ' font-weight="bold"' : '') + (dim ? ' opacity="0.6"' : '') + (under ? ' text-decoration="underline"' : '');
+    // Word by word: then a font that is a little narrower does no harm.
+    for (let at = from; at < to; at++) {
+      const begin = at;
+      while (at < to && row[at].character !== ' ') at++;
+      if (at === begin) continue;
+      const word = row.slice(begin, at).map((cell) => cell.character);
+      const places = word.map((_, i) => margin + (begin + i) * width).join(' ');
+      out.push(`<text x="${places}" y="${base}" fill="${ink}"${more}>${escape(word.join(''))}</text>`);
     }
     from = to;
   }

@@ -44,7 +44,7 @@ const FIXED: usize = 3;
 /// to scale.
 pub(super) fn strip(live: &Live, before: Option<&Live>, width: usize) -> Vec<Part> {
     let memory = &live.info.memory;
-    let mut changes = Changes::new(live, before);
+    let changes = Changes::new(live, before);
     let blocks = Range {
         start: memory.start,
         size: memory.total,
@@ -61,7 +61,7 @@ pub(super) fn strip(live: &Live, before: Option<&Live>, width: usize) -> Vec<Par
             start: first.start,
             size,
         };
-        return vec![changes.to_scale("map", all, width.max(1), 4096)];
+        return vec![changes.scaled("map", all, width.max(1), 4096)];
     }
     let is_fixed = |vma: &&MapEntry| !overlaps(range_of(vma), blocks);
     let mut parts: Vec<Part> = Vec::new();
@@ -93,7 +93,7 @@ pub(super) fn strip(live: &Live, before: Option<&Live>, width: usize) -> Vec<Par
     // A gap after each part.
     let used: usize = parts.iter().map(|part| part.cells.len() + 1).sum();
     let left = width.saturating_sub(used).max(8);
-    parts.push(changes.to_scale("blocks", blocks, left, memory.block_size));
+    parts.push(changes.scaled("blocks", blocks, left, memory.block_size));
     parts
 }
 
@@ -140,7 +140,7 @@ impl<'a> Changes<'a> {
     }
 
     /// A range in cells of the same size, whole granules each.
-    fn to_scale(&mut self, name: &str, range: Range, width: usize, granule: u64) -> Part {
+    fn scaled(&self, name: &str, range: Range, width: usize, granule: u64) -> Part {
         let granules = range.size.div_ceil(granule).max(1);
         let each = granules.div_ceil(width as u64).max(1) * granule;
         let cells = (0..range.size.div_ceil(each).max(1)).map(|i| {
@@ -158,7 +158,7 @@ impl<'a> Changes<'a> {
         }
     }
 
-    fn cell(&mut self, range: Range) -> Cell {
+    fn cell(&self, range: Range) -> Cell {
         let end = range.start.saturating_add(range.size);
         // The map is in order: from the first that ends after the start on.
         let from = self

@@ -135,8 +135,8 @@ fn no_size_and_no_data_is_too_much_for_it() {
             (20, 5),
             (59, 20),
             (60, 20),
-            (131, 21),
-            (132, 20),
+            (139, 21),
+            (140, 20),
             (500, 200),
         ] {
             screen(state, THEME, width, height);

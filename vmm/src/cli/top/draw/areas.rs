@@ -15,7 +15,7 @@ pub(super) struct Areas {
 }
 
 /// From so many columns on there are two columns of tables.
-const WIDE: u16 = 132;
+const WIDE: u16 = 140;
 
 impl Areas {
     /// For a screen of this size and so many vCPUs; none if it is too small.
@@ -50,7 +50,11 @@ impl Areas {
                 footer,
             });
         }
-        let halves = [Constraint::Percentage(50), Constraint::Min(0)];
+        // The tables at the left need as much as they have on the usual screen.
+        let halves = [
+            Constraint::Length((body.width / 2).max(80)),
+            Constraint::Min(0),
+        ];
         let [left, right] = Layout::horizontal(halves).spacing(2).areas(body);
         let [vcpus, exits] = Layout::vertical([vcpus, exits]).areas(left);
         let parts = [share(3, 4, 16), Constraint::Min(6), share(3, 6, 16)];
