@@ -59,7 +59,7 @@ fn keys() -> Outcome {
     terminal.press(&["o"]);
     terminal.wait_for("EXIT in total");
     terminal.press(&["A", "Home", "Down"]);
-    terminal.wait_for("HISTOGRAM 0x3f8:POUT by serial");
+    terminal.wait_for("HISTOGRAM 0x3f8:POUT serial");
     terminal.press(&["Tab", "End"]);
     terminal.wait_for("HISTOGRAM vCPU 3");
     terminal.press(&["f"]);

@@ -13,15 +13,15 @@ pub(super) fn lines(state: &State, theme: Theme, area: Rect) -> Vec<Line<'static
         None => return vec![Line::styled("HISTOGRAM", theme.title())],
         Some(Choice::Vcpu(row)) => (format!("vCPU {}", row.index), row.figures),
         Some(Choice::Exit(row)) => {
-            let by = if row.device.is_empty() { "" } else { " by " };
-            (format!("{}{by}{}", row.key, row.device), row.figures)
+            let name = format!("{} {}", row.key, row.device);
+            (name.trim_end().to_owned(), row.figures)
         }
     };
     let micro = theme.micro();
     let [p50, p99, max] =
         [figures.p50_ns, figures.p99_ns, figures.max_ns].map(|ns| time(ns, micro));
     let exits = count(figures.count as f64);
-    let title = format!("HISTOGRAM {name}: {exits} exits, p50 {p50}, p99 {p99}, max {max}");
+    let title = format!("HISTOGRAM {name}: {exits}, p50 {p50}, p99 {p99}, max {max}");
     let mut lines = vec![Line::styled(title, theme.title())];
     let room = usize::from(area.height).saturating_sub(2);
     let bars = columns(&figures, area.width.into());
