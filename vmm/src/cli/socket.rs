@@ -10,7 +10,7 @@ use super::Failure;
 /// Makes the socket that was asked for: before anything else, since one that cannot be
 /// should cost no run.
 pub(super) fn bind(path: Option<&Path>) -> Result<Option<Socket>, Failure> {
-    let bound = path.map(|path| Socket::bind(path)).transpose();
+    let bound = path.map(Socket::bind).transpose();
     bound.map_err(|error| Failure::Cannot(error.to_string()))
 }
 

@@ -109,6 +109,8 @@ impl Churn {
         match region.plug(block, kind) {
             Ok(plug) => {
                 report.plugged(&plug);
+                // What it was, somebody else has unplugged.
+                self.plugged.retain(|(other, _)| *other != block);
                 self.plugged.push((block, kind));
             }
             // Another choice next time.
@@ -131,11 +133,12 @@ impl Churn {
     ) -> Result<bool, HotplugError> {
         let now = Instant::now();
         let cancelled = || guest_ended() || (self.rests.0)();
-        let consent = match kind {
-            BlockKind::Volatile => Consent::Surprise,
+        let consent = match guest_ended() {
             // A guest that runs no more cannot be asked, and cannot mind.
-            BlockKind::Cooperative if guest_ended() => Consent::Surprise,
-            BlockKind::Cooperative => Consent::Asked {
+            true => Consent::Surprise,
+            // It need not be the block any more that this has plugged: somebody else may
+            // have taken it, and plugged one of another kind in its place.
+            false => Consent::AsOffered {
                 deadline: now + CONSENT,
                 cancelled: &cancelled,
             },

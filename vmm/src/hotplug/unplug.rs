@@ -22,14 +22,49 @@ pub enum Consent<'a> {
         /// Whether to give up now.
         cancelled: &'a dyn Fn() -> bool,
     },
+    /// As each block was offered: a cooperative one is asked for, a volatile one taken
+    /// out unasked.
+    AsOffered {
+        /// When to give up.
+        deadline: Instant,
+        /// Whether to give up now.
+        cancelled: &'a dyn Fn() -> bool,
+    },
     /// It is told afterwards. Its accesses read all ones from then on.
     Surprise,
+}
+
+impl<'a> Consent<'a> {
+    /// Until when the guest is waited for, if it is.
+    fn wait(&self) -> Option<(Instant, &'a dyn Fn() -> bool)> {
+        match *self {
+            Self::Asked {
+                deadline,
+                cancelled,
+            }
+            | Self::AsOffered {
+                deadline,
+                cancelled,
+            } => Some((deadline, cancelled)),
+            Self::Surprise => None,
+        }
+    }
+
+    /// Whether the guest is asked for this block.
+    fn asks(&self, taken: &Taken<'_>) -> bool {
+        match self {
+            Self::Asked { .. } => true,
+            Self::AsOffered { .. } => taken.kind() == BlockKind::Cooperative,
+            Self::Surprise => false,
+        }
+    }
 }
 
 impl std::fmt::Debug for Consent<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Asked { .. } => "Asked",
+            Self::AsOffered { .. } => "AsOffered",
             Self::Surprise => "Surprise",
         })
     }
@@ -71,20 +106,16 @@ impl HotplugRegion {
         let start = Instant::now();
         let taken = blocks.iter().map(|block| Taken::new(self, *block));
         let mut taken = taken.collect::<Result<Vec<_>, _>>()?;
-        if let Consent::Asked {
-            deadline,
-            cancelled,
-        } = consent
-        {
-            self.wait_for_consent(&taken, deadline, cancelled)?;
+        let asked: Vec<_> = taken.iter().filter(|one| consent.asks(one)).collect();
+        if let Some((deadline, cancelled)) = consent.wait() {
+            self.wait_for_consent(&asked, deadline, cancelled)?;
         }
+        let asked: Vec<_> = asked.iter().map(|one| (one.block(), one.kind())).collect();
         let consented = start.elapsed();
         let (published, kvm) = match self.take_out(&mut taken, drain_deadline) {
             Ok(done) => done,
             Err(error) => {
-                if let Consent::Asked { .. } = consent {
-                    self.withdraw_all(&taken);
-                }
+                self.withdraw_all(&asked);
                 return Err(error);
             }
         };
@@ -93,8 +124,8 @@ impl HotplugRegion {
         let unmap_error = give_back(published.removed.into_iter().map(|vma| vma.into_payload()));
         let total = start.elapsed();
         // Told before the numbers can be plugged again.
-        if let Consent::Surprise = consent {
-            blocks.iter().for_each(|block| self.controller.gone(*block));
+        for one in taken.iter().filter(|one| !consent.asks(one)) {
+            self.controller.gone(one.block());
         }
         drop(taken);
         let DrainReport { waited, .. } = published.drain;
@@ -114,29 +145,29 @@ impl HotplugRegion {
     /// error it may keep them.
     fn wait_for_consent(
         &self,
-        taken: &[Taken<'_>],
+        asked: &[&Taken<'_>],
         deadline: Instant,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<(), HotplugError> {
-        for one in taken {
+        for one in asked {
             self.controller.ask_back(one.block());
         }
-        for one in taken {
-            let waited = self
-                .controller
-                .wait_released(one.block(), deadline, cancelled);
+        for one in asked {
+            let block = one.block();
+            let waited = self.controller.wait_released(block, deadline, cancelled);
             if let Err(error) = waited {
-                self.withdraw_all(taken);
+                let all: Vec<_> = asked.iter().map(|one| (one.block(), one.kind())).collect();
+                self.withdraw_all(&all);
                 return Err(error.into());
             }
         }
         Ok(())
     }
 
-    fn withdraw_all(&self, taken: &[Taken<'_>]) {
-        for one in taken {
-            let volatile = one.kind() == BlockKind::Volatile;
-            self.controller.withdraw(one.block(), volatile);
+    fn withdraw_all(&self, asked: &[(u32, BlockKind)]) {
+        for (block, kind) in asked {
+            let volatile = *kind == BlockKind::Volatile;
+            self.controller.withdraw(*block, volatile);
         }
     }
 

@@ -4,6 +4,37 @@ use serde::{Deserialize, Serialize};
 
 use super::Hold;
 
+/// The longest that a request may ask to wait, in milliseconds.
+const LONGEST: u64 = 600_000;
+/// Letters of an id.
+const ID: usize = 64;
+
+fn check_id(id: &Option<String>) -> Result<(), String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match id {
+        Some(id) if id.is_empty() || id.len() > ID || !id.chars().all(is_fine) => Err(format!(
+            "id: choose 1 to {ID} letters, digits, '_', '-' and '.'"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_ms(field: &str, value: Option<u64>) -> Result<(), String> {
+    match value {
+        Some(ms) if ms > LONGEST => {
+            Err(format!("{field}: {ms} is too long; {LONGEST} is the most"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_size(size: u64) -> Result<(), String> {
+    match size {
+        0 => Err("size: 0 bytes are nothing; choose so many blocks".to_owned()),
+        _ => Ok(()),
+    }
+}
+
 /// A range of guest addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +59,17 @@ pub struct PlugRequest {
     /// an unplug may name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+}
+
+impl PlugRequest {
+    /// Whether it can be a request, whatever VM it is for.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), String> {
+        check_size(self.size)?;
+        check_id(&self.id)
+    }
 }
 
 /// How a plug went.
@@ -74,6 +116,24 @@ pub struct UnplugRequest {
     pub forced: bool,
 }
 
+impl UnplugRequest {
+    /// Whether it can be a request, whatever VM it is for.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), String> {
+        match (&self.id, self.start, self.size) {
+            (Some(_), None, None) => check_id(&self.id)?,
+            (None, Some(_), Some(size)) => check_size(size)?,
+            _ => {
+                let error = "say what to unplug: either by 'id', or by 'start' and 'size'";
+                return Err(error.to_owned());
+            }
+        }
+        check_ms("deadline_ms", self.deadline_ms)
+    }
+}
+
 /// How an unplug went: by when it returns no reader and no vCPU can touch the memory
 /// any more, and the host has it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,9 +175,21 @@ pub struct ResizeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// How long the guest may take to give a block back, and readers to leave it, in
-    /// milliseconds: 10 000 if not given. Then the resize ends, with what was reached.
+    /// milliseconds: 10 000 if not given, 600 000 at most. Then the resize ends, with what
+    /// was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience_ms: Option<u64>,
+}
+
+impl ResizeRequest {
+    /// Whether it can be a request, whatever VM it is for.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), String> {
+        check_ms("wait_ms", self.wait_ms)?;
+        check_ms("patience_ms", self.patience_ms)
+    }
 }
 
 /// How far the last resize is.

@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::record::{EventSet, RecordOptions};
+
+/// The most bytes of a recording.
+const MOST: u64 = 1 << 30;
+
 /// What is lost when a ring, or the recording, is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +32,25 @@ pub struct TraceRequest {
     /// What to lose when there is no room.
     #[serde(default)]
     pub on_full: OnFull,
+}
+
+impl TraceRequest {
+    /// Whether it can be a request.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(events) = &self.events {
+            EventSet::matching(events).map_err(|error| format!("events: {error}"))?;
+        }
+        let (least, most) = (RecordOptions::MIN_SIZE, MOST);
+        match self.size {
+            Some(size) if !(least..=most).contains(&size) => Err(format!(
+                "size: choose from {least} to {most} bytes, not {size}"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether there is a recording.

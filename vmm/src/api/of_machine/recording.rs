@@ -9,8 +9,8 @@ use super::MachineVm;
 use crate::machine::RecordingState;
 use crate::trace::record::{self, EventSet, RecordError, RecordOptions};
 
-/// The usual size of a recording, and the most.
-const SIZE: (u64, u64) = (64 << 20, 1 << 30);
+/// The usual size of a recording.
+const SIZE: u64 = 64 << 20;
 
 impl MachineVm {
     pub(super) fn recording(&self) -> TraceStatus {
@@ -42,15 +42,9 @@ impl MachineVm {
     pub(super) fn start_recording(&self, request: &TraceRequest) -> Result<TraceStatus, Failure> {
         let events = request.events.as_deref().map(EventSet::matching);
         let events = events.unwrap_or(Ok(EventSet::ALL));
-        let size = request.size.unwrap_or(SIZE.0);
-        if !(RecordOptions::MIN_SIZE..=SIZE.1).contains(&size) {
-            let (least, most) = (RecordOptions::MIN_SIZE, SIZE.1);
-            let error = format!("size: choose from {least} to {most} bytes, not {size}");
-            return Err(Failure::bad(error));
-        }
         let options = RecordOptions {
             events: events.map_err(|error| Failure::bad(format!("events: {error}")))?,
-            size,
+            size: request.size.unwrap_or(SIZE),
             on_full: match request.on_full {
                 OnFull::Drop => record::OnFull::Drop,
                 OnFull::Overwrite => record::OnFull::Overwrite,

@@ -9,7 +9,10 @@ use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::model::{ErrorCode, Failure, Live, Ping, ResizeState};
+use super::super::model::{
+    ErrorCode, Failure, Live, Ping, PlugRequest, ResizeRequest, ResizeState, TraceRequest,
+    UnplugRequest,
+};
 use super::super::{Cancel, Vm};
 use super::body::{Sent, expect_nothing, gather, parse};
 use super::routes::{Call, Query, VMAS, find};
@@ -181,10 +184,20 @@ impl Drop for Cancels {
 fn blocking(vm: &dyn Vm, call: Call, body: &[u8], cancel: &Cancel) -> Result<Answer, Failure> {
     match call {
         Call::Pause => vm.pause().map(|()| nothing()),
-        Call::Plug => json(&vm.plug(&parse(body)?, cancel)?),
-        Call::Unplug => json(&vm.unplug(&parse(body)?, cancel)?),
+        Call::Plug => {
+            let request: PlugRequest = parse(body)?;
+            request.check().map_err(Failure::bad)?;
+            json(&vm.plug(&request, cancel)?)
+        }
+        Call::Unplug => {
+            let request: UnplugRequest = parse(body)?;
+            request.check().map_err(Failure::bad)?;
+            json(&vm.unplug(&request, cancel)?)
+        }
         Call::Resize => {
-            let status = vm.resize(&parse(body)?, cancel)?;
+            let request: ResizeRequest = parse(body)?;
+            request.check().map_err(Failure::bad)?;
+            let status = vm.resize(&request, cancel)?;
             let mut answer = json(&status)?;
             if status.state == ResizeState::Underway {
                 *answer.status_mut() = StatusCode::ACCEPTED;
@@ -192,10 +205,11 @@ fn blocking(vm: &dyn Vm, call: Call, body: &[u8], cancel: &Cancel) -> Result<Ans
             Ok(answer)
         }
         Call::TraceStart => {
-            let request = match body.trim_ascii() {
-                b"" => Default::default(),
+            let request: TraceRequest = match body.trim_ascii() {
+                b"" => TraceRequest::default(),
                 body => parse(body)?,
             };
+            request.check().map_err(Failure::bad)?;
             json(&vm.trace_start(&request)?)
         }
         Call::TraceStop => json(&vm.trace_stop()?),

@@ -56,6 +56,10 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
             "the body is empty: send a JSON object (curl -d '{...}'); see docs/api.md",
         ));
     }
+    // An array of the fields' values would do for the parser.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Failure::bad("the body is no JSON object"));
+    }
     let bad = |error| Failure::bad(format!("the body is no such request: {error}"));
     serde_json::from_slice(body).map_err(bad)
 }
