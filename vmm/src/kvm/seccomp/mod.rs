@@ -3,14 +3,14 @@
 //! A guest that finds a bug in a device, or in an exit's way, is then on a thread of
 //! this process. [`VcpuFilter`] is a seccomp filter that lets such a thread run its
 //! vCPU, wait, allocate, answer signals, complain on stderr and end, and nothing else
-//! ([`rules`]): no file, no socket, no process, no memory to execute. A [`VcpuThread`]
+//! ([`calls`]): no file, no socket, no process, no memory to execute. A [`VcpuThread`]
 //! installs it last, after all its set-up, before the first `KVM_RUN`.
 //!
 //! # A violation ends the process
 //!
 //! Never the thread alone: it may hold a VMA, and a thread that vanishes there would
 //! have every later drain wait for ever. The kernel sends SIGSYS, whose handler
-//! ([`violation`]) says on stderr what was called by whom; then the process ends by that
+//! (`violation`) says on stderr what was called by whom; then the process ends by that
 //! signal (a shell shows status 159). Should the thread have SIGSYS blocked, the kernel
 //! ends the process at once, without a message.
 //!
