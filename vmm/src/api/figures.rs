@@ -1,51 +1,58 @@
 //! From what is counted to what is told.
 
 use super::model::Histogram;
-use crate::trace::Times;
-use crate::trace::live::LiveTimes;
+use crate::trace::live::{LiveTimes, Tally};
 
 /// Durations that are added up to be told.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
-    times: Times,
+    tally: Tally,
     total_ns: u64,
 }
 
 impl Sum {
     pub(super) fn of<'a>(all: impl IntoIterator<Item = &'a LiveTimes>) -> Self {
         let mut sum = Self::default();
-        all.into_iter().for_each(|times| sum.add(times));
+        for times in all {
+            sum.tally.add(times);
+            sum.total_ns = sum.total_ns.wrapping_add(times.total_ns());
+        }
         sum
     }
 
-    pub(super) fn add(&mut self, more: &LiveTimes) {
-        more.add_to(&mut self.times);
-        self.total_ns = self.total_ns.wrapping_add(more.total_ns());
-    }
-
     pub(super) fn histogram(&self) -> Histogram {
-        let mut buckets: Vec<(u64, u64)> = Vec::new();
-        for (ns, count) in self.times.each() {
-            let end = bucket_end(ns);
-            match buckets.last_mut() {
-                Some((last, sum)) if *last == end => *sum += count,
-                _ => buckets.push((end, count)),
-            }
-        }
-        let summary = self.times.summary();
-        Histogram {
-            count: summary.count,
+        let count = self.tally.each().map(|(_, _, count)| count).sum();
+        let mut histogram = Histogram {
+            count,
             total_ns: self.total_ns,
-            p50_ns: summary.p50_ns,
-            p99_ns: summary.p99_ns,
-            max_ns: summary.max_ns,
-            buckets,
+            ..Histogram::default()
+        };
+        // The places of the durations that half, or 99 %, are not longer than.
+        let half = count.div_ceil(2).max(1);
+        let most = (count * 99).div_ceil(100).max(1);
+        let mut seen = 0;
+        for (shortest, longest, count) in self.tally.each() {
+            let end = bucket_end(shortest);
+            match histogram.buckets.last_mut() {
+                Some((last, sum)) if *last == end => *sum += count,
+                _ => histogram.buckets.push((end, count)),
+            }
+            let reaches = |place| seen < place && seen + count >= place;
+            if reaches(half) {
+                histogram.p50_ns = longest;
+            }
+            if reaches(most) {
+                histogram.p99_ns = longest;
+            }
+            histogram.max_ns = longest;
+            seen += count;
         }
+        histogram
     }
 }
 
 /// The longest duration in the bucket of this one: four buckets to a doubling, whose ends
-/// are ends of buckets of [`Times`] too, which are finer.
+/// are ends of buckets of [`Tally`] too, which are finer.
 fn bucket_end(ns: u64) -> u64 {
     if ns < 4 {
         return ns;
@@ -82,6 +89,10 @@ mod tests {
                 .sum::<u64>(),
             histogram.count
         );
+        // As the histograms of reports have it.
+        let summary = live.trace().exits.iter().next().unwrap().1.summary();
+        let told = (histogram.p50_ns, histogram.p99_ns, histogram.max_ns);
+        assert_eq!(told, (summary.p50_ns, summary.p99_ns, summary.max_ns));
         assert!(histogram.buckets.is_sorted_by(|a, b| a.0 < b.0));
         for (end, count) in &histogram.buckets {
             let inside = all

@@ -10,8 +10,8 @@ use super::model::{
     VcpuInfo, VmInfo, Wait,
 };
 
-/// What the server serves. The first methods answer at once, on the server's one thread:
-/// they take no lock that is held for long. Those that return a `Result` may block, and
+/// What the server serves. The first methods do not block: they take no lock that is held
+/// for long. Those that return a `Result` may block, and
 /// are called on one of a few threads of their own; but for `resume`, `resize_status` and
 /// `trace_data`, which do not block either.
 pub trait Vm: Send + Sync + 'static {

@@ -17,6 +17,13 @@ use super::super::{Cancel, Vm};
 use super::body::{Sent, expect_nothing, gather, parse};
 use super::routes::{Call, Query, VMAS, find};
 
+/// Requests that wait, at once.
+const WORKERS: usize = 8;
+/// Looks that take a while, at once: others wait for their turn.
+const LOOKS: usize = 2;
+/// Threads for both.
+pub(super) const THREADS: usize = WORKERS + LOOKS;
+
 const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const BYTES: &str = "application/octet-stream";
@@ -26,6 +33,8 @@ pub(super) struct Server {
     vm: Arc<dyn Vm>,
     /// Places for requests that wait.
     places: Arc<Semaphore>,
+    /// Places for looks that take a while.
+    looks: Arc<Semaphore>,
     /// The requests that wait.
     waiting: Mutex<Vec<Weak<Cancels>>>,
 }
@@ -33,10 +42,11 @@ pub(super) struct Server {
 type Answer = Response<Sent>;
 
 impl Server {
-    pub(super) fn new(vm: Arc<dyn Vm>, places: Arc<Semaphore>) -> Self {
+    pub(super) fn new(vm: Arc<dyn Vm>) -> Self {
         Self {
             vm,
-            places,
+            places: Arc::new(Semaphore::new(WORKERS)),
+            looks: Arc::new(Semaphore::new(LOOKS)),
             waiting: Mutex::default(),
         }
     }
@@ -69,59 +79,32 @@ impl Server {
                 | Call::Unplug
                 | Call::TraceStart
                 | Call::TraceStop => self.wait_for(call, body.to_vec()).await,
-                _ => caught(|| self.at_once(call, query)),
+                Call::Live
+                | Call::Vcpus
+                | Call::Exits
+                | Call::Map
+                | Call::Counters
+                | Call::Metrics => self.look(call, query).await,
+                _ => caught(|| at_once(&*self.vm, call, query)),
             }
         };
         answer.await.unwrap_or_else(|failure| refused(&failure))
     }
 
-    /// What does not block.
-    fn at_once(&self, call: Call, query: Query) -> Result<Answer, Failure> {
-        let vm = &*self.vm;
-        match call {
-            Call::Ping => json(&Ping {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                pid: std::process::id(),
-            }),
-            Call::Info => json(&vm.info()),
-            Call::Live => json(&Live {
-                now_ns: vm.now_ns(),
-                info: vm.info(),
-                vcpus: vm.vcpus(),
-                exits: vm.exits(query.limit),
-                waits: vm.waits(),
-                sections: vm.sections(),
-                counters: vm.counters(),
-                map: vm.map(0, VMAS.0 as usize),
-            }),
-            Call::Vcpus => json(&vm.vcpus()),
-            Call::Exits => json(&vm.exits(query.limit)),
-            Call::Waits => json(&vm.waits()),
-            Call::Sections => json(&vm.sections()),
-            Call::Map => json(&vm.map(query.from, query.limit)),
-            Call::Counters => json(&vm.counters()),
-            Call::Metrics => {
-                let text = vm.metrics() + "# EOF\n";
-                Ok(with(StatusCode::OK, OPENMETRICS, Sent::bytes(text)))
-            }
-            Call::Resume => vm.resume().map(|()| nothing()),
-            Call::Shutdown => {
-                vm.shutdown();
-                Ok(nothing())
-            }
-            Call::ResizeStatus => json(&vm.resize_status()?),
-            Call::TraceStatus => json(&vm.trace_status()),
-            Call::TraceData => {
-                let file = vm.trace_data()?;
-                let len = file.metadata().map_err(|error| {
-                    Failure::new(ErrorCode::Failed, format!("the recording: {error}"))
-                })?;
-                let (at, len) = (0, len.len());
-                let sent = Sent::File { file, at, len };
-                Ok(with(StatusCode::OK, BYTES, sent))
-            }
-            _ => unreachable!("the caller has it wait"),
-        }
+    /// What does not block, but may have much to add up: on another thread, when it is
+    /// its turn.
+    async fn look(&self, call: Call, query: Query) -> Result<Answer, Failure> {
+        let ended = || Failure::new(ErrorCode::Failed, "the server ends");
+        let turn = self.looks.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| ended())?;
+        let vm = self.vm.clone();
+        let work = move || {
+            let _turn: OwnedSemaphorePermit = turn;
+            caught(|| at_once(&*vm, call, query))
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| ended())?
     }
 
     /// What may block, on a thread of its own, if there is one. Whoever drops this
@@ -178,6 +161,54 @@ impl Drop for Cancels {
     fn drop(&mut self) {
         self.cancel.cancel();
         self.vm.wake();
+    }
+}
+
+/// What does not block.
+fn at_once(vm: &dyn Vm, call: Call, query: Query) -> Result<Answer, Failure> {
+    match call {
+        Call::Ping => json(&Ping {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+        }),
+        Call::Info => json(&vm.info()),
+        Call::Live => json(&Live {
+            now_ns: vm.now_ns(),
+            info: vm.info(),
+            vcpus: vm.vcpus(),
+            exits: vm.exits(query.limit),
+            waits: vm.waits(),
+            sections: vm.sections(),
+            counters: vm.counters(),
+            map: vm.map(0, VMAS.0 as usize),
+        }),
+        Call::Vcpus => json(&vm.vcpus()),
+        Call::Exits => json(&vm.exits(query.limit)),
+        Call::Waits => json(&vm.waits()),
+        Call::Sections => json(&vm.sections()),
+        Call::Map => json(&vm.map(query.from, query.limit)),
+        Call::Counters => json(&vm.counters()),
+        Call::Metrics => {
+            let text = vm.metrics() + "# EOF\n";
+            Ok(with(StatusCode::OK, OPENMETRICS, Sent::bytes(text)))
+        }
+        Call::Resume => vm.resume().map(|()| nothing()),
+        Call::Shutdown => {
+            vm.shutdown();
+            Ok(nothing())
+        }
+        Call::ResizeStatus => json(&vm.resize_status()?),
+        Call::TraceStatus => json(&vm.trace_status()),
+        Call::TraceData => {
+            let file = vm.trace_data()?;
+            let len = file.metadata().map_err(|error| {
+                Failure::new(ErrorCode::Failed, format!("the recording: {error}"))
+            })?;
+            let (at, len) = (0, len.len());
+            let sent = Sent::File { file, at, len };
+            Ok(with(StatusCode::OK, BYTES, sent))
+        }
+        _ => unreachable!("the caller has it wait"),
     }
 }
 

@@ -26,17 +26,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Builder;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-use self::answer::Server as Answers;
+use self::answer::{Server as Answers, THREADS};
 use self::connection::{Connections, Guarded, serve};
 use super::Vm;
 use crate::memory::LogLimit;
 
 pub use socket::{Socket, SocketError};
 
-/// Requests that wait, at once.
-const WORKERS: usize = 8;
 /// Connections, at once.
 const CONNECTIONS: usize = 64;
 /// How long a head may take to come, and a connection to be idle.
@@ -70,12 +68,12 @@ impl ApiServer {
         let listener = socket.listener()?;
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(WORKERS)
+            .max_blocking_threads(THREADS)
             .thread_name("api worker")
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let work = move || {
-            let answers = Arc::new(Answers::new(vm, Arc::new(Semaphore::new(WORKERS))));
+            let answers = Arc::new(Answers::new(vm));
             runtime.block_on(run(listener, answers.clone(), stopped));
             answers.cancel_all();
             runtime.shutdown_timeout(LAST_REQUESTS);

@@ -10,7 +10,7 @@ mod times;
 mod vcpu;
 
 pub use doing::{Doing, Now};
-pub use times::LiveTimes;
+pub use times::{LiveTimes, Tally};
 pub use vcpu::{LiveVcpu, VcpuCounter};
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -74,14 +74,55 @@ impl LiveTimes {
         let there = octaves.filter_map(|(n, octave)| Some((n, octave.get()?)));
         there.flat_map(|(n, octave)| {
             let counts = octave.iter().map(|count| count.load(Ordering::Relaxed));
-            let shortest = move |bucket| match n {
-                0 => bucket,
-                _ => (BUCKETS as u64 + bucket) << (n - 1),
+            let counts = counts.enumerate().filter(|(_, count)| *count > 0);
+            counts.map(move |(bucket, count)| (shortest(n, bucket), count))
+        })
+    }
+}
+
+/// The shortest duration in a bucket.
+fn shortest(octave: usize, bucket: usize) -> u64 {
+    match octave {
+        0 => bucket as u64,
+        _ => ((BUCKETS + bucket) as u64) << (octave - 1),
+    }
+}
+
+/// Several [`LiveTimes`], added up: quickly, since there are many of them in a look.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Bucket by bucket, up to the last octave that has some.
+    counts: Vec<u64>,
+}
+
+impl Tally {
+    /// Adds these.
+    pub fn add(&mut self, times: &LiveTimes) {
+        for (n, octave) in times.octaves.iter().enumerate() {
+            let Some(octave) = octave.get() else {
+                continue;
             };
-            (0..)
-                .zip(counts)
-                .filter(|(_, count)| *count > 0)
-                .map(move |(bucket, count)| (shortest(bucket), count))
+            let (start, end) = (n * BUCKETS, (n + 1) * BUCKETS);
+            if self.counts.len() < end {
+                self.counts.resize(end, 0);
+            }
+            let sums = &mut self.counts[start..end];
+            for (sum, count) in sums.iter_mut().zip(&**octave) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The shortest and the longest duration, in nanoseconds, of each bucket that has
+    /// some, in order, and how many.
+    pub fn each(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let counts = self.counts.iter().enumerate();
+        let counts = counts.filter(|(_, count)| **count > 0);
+        counts.map(|(at, count)| {
+            let (octave, bucket) = (at / BUCKETS, at % BUCKETS);
+            let width = 1 << octave.saturating_sub(1);
+            let shortest = shortest(octave, bucket);
+            (shortest, shortest + width - 1, *count)
         })
     }
 }
