@@ -11,6 +11,10 @@ mod support;
 mod access;
 #[path = "kvm/backends.rs"]
 mod backends;
+#[path = "kvm/confined.rs"]
+mod confined;
+#[path = "kvm/confined_child.rs"]
+mod confined_child;
 #[path = "kvm/dirty.rs"]
 mod dirty;
 #[path = "kvm/dma.rs"]
@@ -31,11 +35,13 @@ mod slots;
 mod threads;
 
 fn main() {
+    confined_child::be_one();
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = [
         backends::trials(),
         access::trials(),
+        confined::trials(),
         dirty::trials(),
         dma::trials(),
         exits::trials(),

@@ -17,6 +17,8 @@ mod bad_usage;
 mod broken_links;
 #[path = "run/command.rs"]
 mod command;
+#[path = "run/confined.rs"]
+mod confined;
 #[path = "run/console.rs"]
 mod console;
 #[path = "run/failing_guests.rs"]
@@ -51,6 +53,7 @@ fn main() {
         bad_images::trials(),
         bad_usage::trials(),
         broken_links::trials(),
+        confined::trials(),
         console::trials(),
         failing_guests::trials(),
         kernel::trials(),

@@ -57,6 +57,8 @@ fn unparsable() {
         ("run --timeout soon", &["--timeout", "5s"]),
         ("run --timeout=-1s", &["--timeout"]),
         ("run --seed x", &["--seed"]),
+        ("run --seccomp maybe", &["--seccomp", "on, log, off"]),
+        ("stress --no-kvm --seccomp on", &["--seccomp", "--no-kvm"]),
         ("run --break everything", &["--break"]),
         ("run --nonsense", &["--nonsense", "--help"]),
         ("nonsense", &["nonsense"]),

@@ -7,15 +7,19 @@
     reason = "each test binary uses a part of this"
 )]
 pub(crate) mod blocks;
+pub(crate) mod fake_api;
 pub(crate) mod paging;
 pub(crate) mod pool;
 pub(crate) mod space;
+pub(crate) mod tmux;
 
 use std::error::Error;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use gracefault::kvm::{Kvm, MemSlot, Registers, SlotAccess, SlotZap, Vcpu, Vm, boot};
+use gracefault::kvm::{
+    Kvm, MemSlot, Registers, Seccomp, SlotAccess, SlotZap, Vcpu, VcpuFilter, Vm, boot,
+};
 use gracefault::memory::HostMemory;
 use libtest_mimic::{Completion, Trial};
 
@@ -144,12 +148,15 @@ impl Machine {
         Ok(Self { vm, ram, slot })
     }
 
-    /// vCPU `id`, about to run `code` with `rdi` holding [`MMIO`].
+    /// vCPU `id`, about to run `code` with `rdi` holding [`MMIO`]. Its thread will be
+    /// confined.
     pub(crate) fn vcpu(&self, id: u32, code: &[u8]) -> Result<Vcpu, Box<dyn Error>> {
         let n = u64::from(id);
         let entry = CODE + n * 0x1000;
         self.ram.write(entry, code);
         let mut vcpu = self.vm.create_vcpu(id)?;
+        // What the tests' own handlers need besides has to be said, too.
+        vcpu.confine(VcpuFilter::new(Seccomp::On, &[])?);
         vcpu.start_at(&boot::Start {
             entry,
             params: MMIO,

@@ -13,6 +13,7 @@
 //! | [`hotplug`] | plug and unplug of blocks beside running vCPUs | `kvm` |
 //! | [`machine`] | all of it together, with a guest | `kvm` |
 //! | [`stress`] | the storm, and the oracles that can fail | `kvm` |
+//! | `api` | a running VM, seen and steered by a socket | `api` |
 //!
 //! The `gracefault` command is the feature `cli`, on by default; take this crate
 //! with `default-features = false` to have the map alone, without dependencies:
@@ -73,6 +74,8 @@
 //!
 //! With the feature `memory`, the traits of `vm-memory` over it: the README has that.
 
+#[cfg(feature = "api")]
+pub mod api;
 #[cfg(feature = "memory")]
 pub mod clock;
 #[cfg(feature = "kvm")]

@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use gracefault::kvm::Seccomp;
 use gracefault::machine::{MachineConfig, MemoryConfig, Sabotage};
 use gracefault::trace::record::RecordOptions;
 use gracefault_guest::abi::Workload;
 
 use super::backing::{self, BackingKeys, MemoryArgs};
+use super::ctl::CtlArgs;
+use super::map::MapArgs;
 use super::stress::StressArgs;
+use super::top::TopArgs;
 use super::trace::TraceArgs;
 use super::units::parse_size;
 
@@ -41,6 +45,12 @@ pub(crate) enum Command {
     Stress(StressArgs),
     /// Record the exits of a run, and see what they were and what they waited for.
     Trace(TraceArgs),
+    /// Ask and steer a VM that runs with --api-socket.
+    Ctl(CtlArgs),
+    /// Show the map of a VM that runs with --api-socket: its VMAs, in order.
+    Map(MapArgs),
+    /// A running VM on the terminal, live: exits, vCPUs, who waits for whom, the map.
+    Top(TopArgs),
 }
 
 #[derive(Args, Debug)]
@@ -63,7 +73,8 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "hotplug")]
     pub(crate) workload: WorkloadName,
     /// How long it does that before it is asked to end. 5s, or half the timeout if
-    /// that is less.
+    /// that is less. With --api-socket, and neither of the two: until a client shuts it
+    /// down.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) duration: Option<Duration>,
     /// How long it all may take before it is stopped and has failed. 25s longer
@@ -82,6 +93,14 @@ pub(crate) struct RunArgs {
     /// The KVM device.
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub(crate) kvm_device: PathBuf,
+    /// Serve an API at this Unix socket, which is made for its owner alone: to see and
+    /// steer the VM while it runs (see `ctl`, `map` and vmm/docs/api.md).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_socket: Option<PathBuf>,
+    /// Whether a filter confines the vCPUs' threads: a system call that is not allowed
+    /// ends the process, or with log is logged by the kernel (see vmm/docs/seccomp.md).
+    #[arg(long, value_name = "on|log|off", default_value = "on")]
+    pub(crate) seccomp: SeccompName,
     /// Record each exit and each write section into this file (see `trace`).
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
@@ -120,6 +139,24 @@ pub(crate) enum SabotageName {
     FlipByte,
     MmioValue,
     UncountedExit,
+    SystemCall,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SeccompName {
+    On,
+    Log,
+    Off,
+}
+
+impl From<SeccompName> for Seccomp {
+    fn from(name: SeccompName) -> Self {
+        match name {
+            SeccompName::On => Self::On,
+            SeccompName::Log => Self::Log,
+            SeccompName::Off => Self::Off,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -166,10 +203,12 @@ impl RunArgs {
             dirty_log: false,
             seed: self.seed,
             space: Default::default(),
+            seccomp: self.seccomp.into(),
             sabotage: self.sabotage.map(|sabotage| match sabotage {
                 SabotageName::FlipByte => Sabotage::FlipByte,
                 SabotageName::MmioValue => Sabotage::MmioValue,
                 SabotageName::UncountedExit => Sabotage::UncountedExit,
+                SabotageName::SystemCall => Sabotage::SystemCall,
             }),
         })
     }
@@ -179,6 +218,7 @@ impl RunArgs {
         let usual = MachineConfig::default();
         let spare = usual.timeout - usual.duration;
         match (self.duration, self.timeout) {
+            (None, None) if self.api_socket.is_some() => Ok((Duration::MAX, spare)),
             (None, None) => Ok((usual.duration, usual.timeout)),
             (Some(duration), None) => Ok((duration, duration.saturating_add(spare))),
             (None, Some(timeout)) => Ok((usual.duration.min(timeout / 2), timeout)),
@@ -258,6 +298,13 @@ mod tests {
             Ok::<_, String>((config.duration.as_secs_f64(), config.timeout.as_secs_f64()))
         };
         assert_eq!(times(&["--duration", "60s"]), Ok((60.0, 85.0)));
+        let socket = ["--api-socket", "s"];
+        let forever = Duration::MAX.as_secs_f64();
+        assert_eq!(times(&socket), Ok((forever, 25.0)));
+        assert_eq!(
+            times(&[&socket[..], &["--timeout", "3s"]].concat()),
+            Ok((1.5, 3.0))
+        );
         assert_eq!(times(&["--timeout", "3s"]), Ok((1.5, 3.0)));
         assert_eq!(times(&["--timeout", "60s"]), Ok((5.0, 60.0)));
         let error = times(&["--timeout", "3s", "--duration", "3s"]).unwrap_err();

@@ -133,6 +133,15 @@ fn host_rows(facts: &HostFacts) -> Vec<Row> {
             facts.overcommit.value.to_string(),
             "guest RAM that is not touched yet",
         ),
+        row(
+            "seccomp filters",
+            &facts.seccomp,
+            match facts.seccomp.value {
+                true => "yes".to_owned(),
+                false => "no".to_owned(),
+            },
+            "confining vCPU threads",
+        ),
     ]
 }
 

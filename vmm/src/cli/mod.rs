@@ -3,11 +3,15 @@
 mod args;
 mod backing;
 mod check;
+mod ctl;
+mod map;
 mod progress;
 mod run;
+mod socket;
 mod stress;
 mod stress_tables;
 mod tables;
+mod top;
 mod trace;
 mod units;
 
@@ -41,6 +45,9 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Stress(args)) => stress::stress(&args),
         Some(Command::Trace(args)) => trace::trace(args),
+        Some(Command::Ctl(args)) => ctl::ctl(&args),
+        Some(Command::Map(args)) => map::map(&args),
+        Some(Command::Top(args)) => top::top(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,9 +15,15 @@ pub(crate) struct Line(ProgressBar);
 impl Line {
     /// Draws to stderr, and nothing if that is no terminal.
     pub(crate) fn new(duration: Duration) -> Self {
-        let bar = ProgressBar::new(duration.as_millis() as u64);
+        let (bar, template) = match duration {
+            Duration::MAX => (ProgressBar::new_spinner(), "{spinner} {msg}"),
+            _ => (
+                ProgressBar::new(duration.as_millis() as u64),
+                "{bar:20} {msg}",
+            ),
+        };
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        let style = ProgressStyle::with_template("{bar:20} {msg}").expect("a valid template");
+        let style = ProgressStyle::with_template(template).expect("a valid template");
         bar.set_style(style);
         Self(bar)
     }

@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gracefault::api::MachineVm;
 use gracefault::machine::{Machine, MachineError, RunReport, StopRequest, Verdict};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::RunArgs;
 use super::progress::Line;
-use super::{Failure, print_json, print_text, tables, tell};
+use super::{Failure, print_json, print_text, socket, tables, tell};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = args.config().map_err(Failure::Cannot)?;
@@ -19,15 +20,25 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let console = line.beside(console(args.json)?);
     // Before the machine is made: a file that cannot be written should not cost a run.
     let trace = args.trace_file()?;
+    let socket = socket::bind(args.api_socket.as_deref())?;
     let mut machine = Machine::new(config, console).map_err(explain)?;
     if let Some((file, options)) = trace {
         machine
             .record(file, &options)
             .map_err(|error| Failure::Cannot(error.to_string()))?;
     }
+    let server = match socket {
+        Some(socket) => {
+            let handle = machine.handle();
+            let handle = handle.map_err(|error| Failure::Broken(error.to_string()))?;
+            Some(socket::serve(socket, MachineVm::new(handle))?)
+        }
+        None => None,
+    };
     let report = machine
         .run(&stop, &mut |progress| line.show(progress))
         .map_err(explain)?;
+    drop(server);
     drop(line);
     run_is_over.store(true, Ordering::Relaxed);
     match args.json {

@@ -1,20 +1,23 @@
 //! `gracefault stress`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, builder::PossibleValue};
+use gracefault::api::{ApiServer, MachineVm, Socket, StormVm, Vm};
 use gracefault::machine::StopRequest;
 use gracefault::mm::Strategy;
 use gracefault::stress::{
-    self, Break, CAN_BREAK, Mix, Preset, StressConfig, StressError, StressReport, StressVerdict,
+    self, Break, CAN_BREAK, Mix, OnBegin, Preset, StressConfig, StressError, StressReport,
+    StressVerdict, Watched,
 };
 
-use super::args::parse_time;
+use super::args::{SeccompName, parse_time};
 use super::progress::Line;
 use super::run::stop_by_signal;
-use super::{Failure, print_json, print_text, stress_tables, tell};
+use super::{Failure, print_json, print_text, socket, stress_tables, tell};
 
 #[derive(Args, Debug)]
 pub(crate) struct StressArgs {
@@ -57,6 +60,19 @@ pub(crate) struct StressArgs {
     /// Whether threads linger between the steps of the protocol, by the seed.
     #[arg(long)]
     pub(crate) delays: Option<Switch>,
+    /// Serve an API at this Unix socket, which is made for its owner alone: to see the
+    /// storm while it lasts (see `ctl`, `map` and vmm/docs/api.md).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_socket: Option<PathBuf>,
+    /// Whether a filter confines the vCPUs' threads, as for `run`. Without KVM there are
+    /// none.
+    #[arg(
+        long,
+        value_name = "on|log|off",
+        default_value = "on",
+        conflicts_with = "no_kvm"
+    )]
+    pub(crate) seccomp: SeccompName,
     /// Print one JSON object (see vmm/docs/stress.md) in place of tables.
     #[arg(long)]
     pub(crate) json: bool,
@@ -120,6 +136,7 @@ impl StressArgs {
         let kvm = (!no_kvm).then(|| self.kvm_device.clone());
         let mut config = StressConfig::new(preset, kvm);
         config.seed = self.seed;
+        config.seccomp = self.seccomp.into();
         config.strategy = self.lookup;
         config.ops = self.ops;
         if self.ops.is_some() {
@@ -148,8 +165,23 @@ pub(crate) fn stress(args: &StressArgs) -> Result<(), Failure> {
     }
     let config = args.config().map_err(Failure::Cannot)?;
     let (stop, is_over) = stop_by_signal()?;
+    let stop = Arc::new(stop);
+    let mut socket = socket::bind(args.api_socket.as_deref())?;
     let line = Line::new(config.duration);
-    let report = stress::run(&config, &stop, &mut |progress| line.show_storm(progress));
+    let mut server = None;
+    let mut serve = |watched: Watched| {
+        if let Some(socket) = socket.take() {
+            server = Some(serve(socket, watched, &config, &stop)?);
+        }
+        Ok(())
+    };
+    let begins: Option<OnBegin<'_>> = match &args.api_socket {
+        Some(_) => Some(&mut serve),
+        None => None,
+    };
+    let mut progress = |progress| line.show_storm(progress);
+    let report = stress::run_watched(&config, &stop, &mut progress, begins);
+    drop(server);
     drop(line);
     is_over.store(true, Ordering::Relaxed);
     let report = report.map_err(explain)?;
@@ -158,6 +190,32 @@ pub(crate) fn stress(args: &StressArgs) -> Result<(), Failure> {
         false => print_text(&stress_tables::storm(&report))?,
     }
     conclude(&report, &stop)
+}
+
+/// Serves what there is to see of a storm.
+fn serve(
+    socket: Socket,
+    watched: Watched,
+    config: &StressConfig,
+    stop: &Arc<StopRequest>,
+) -> std::io::Result<ApiServer> {
+    let vm: Arc<dyn Vm> = match watched {
+        Watched::Map(storm) => Arc::new(StormVm::new(storm, stop.clone())),
+        Watched::Machine(machine, ops) => {
+            let counters = move || {
+                let ops = ops.load(Ordering::Relaxed);
+                [("operations".to_owned(), ops)].into()
+            };
+            let (preset, stop) = (config.preset.to_string(), stop.clone());
+            Arc::new(MachineVm::of_a_storm(
+                machine,
+                preset,
+                counters,
+                move || stop.now(),
+            ))
+        }
+    };
+    ApiServer::start(socket, vm)
 }
 
 fn explain(error: StressError) -> Failure {

@@ -8,12 +8,13 @@
 
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gracefault_guest::abi::dma as regs;
 use serde::Serialize;
 
 use crate::memory::{
-    Access, AccessSizes, Device, DeviceError, GuestSpace, OtherSizes, PAGE, Served,
+    Access, AccessSizes, Device, DeviceError, GuestSpace, LogLimit, OtherSizes, PAGE, Served,
 };
 
 /// The DMA device, see [`abi::dma`](gracefault_guest::abi::dma).
@@ -22,6 +23,7 @@ pub struct DmaDevice {
     /// The space that it is mapped in, and copies in.
     space: Weak<GuestSpace>,
     counts: Counts,
+    complaints: LogLimit,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,7 @@ impl DmaDevice {
         Self {
             space,
             counts: Counts::default(),
+            complaints: LogLimit::new(Duration::from_secs(1)),
         }
     }
 
@@ -130,7 +133,12 @@ impl DmaDevice {
         must: bool,
     ) -> Result<bool, DeviceError> {
         let access = access.map_err(|error| {
-            log::info!("dma: {error}");
+            // At a rate that the guest cannot raise.
+            if log::log_enabled!(log::Level::Info)
+                && let Some(more) = self.complaints.pass()
+            {
+                log::info!("dma: {error} ({more} such messages held back)");
+            }
             DeviceError::BadValue
         })?;
         let counts = [

@@ -25,6 +25,19 @@ pub struct Churn {
     /// One in this many plugs is of a volatile block, which is later taken out
     /// unasked. 0: none.
     pub volatile_one_in: u32,
+    /// Whether to leave the guest alone for now. Asked before each operation, and also
+    /// while the guest is waited for, when somebody calls
+    /// [`HotplugController::wake`](crate::devices::HotplugController::wake).
+    pub rests: Rests,
+}
+
+/// Whether a [`Churn`] is to leave the guest alone.
+pub struct Rests(pub Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Rests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Rests").field(&(self.0)()).finish()
+    }
 }
 
 impl Churn {
@@ -34,6 +47,7 @@ impl Churn {
             random: fastrand::Rng::with_seed(seed),
             plugged: Vec::new(),
             volatile_one_in: 4,
+            rests: Rests(Box::new(|| false)),
         }
     }
 
@@ -50,7 +64,7 @@ impl Churn {
         report: &mut ChurnReport,
     ) -> Result<(), HotplugError> {
         while !stop.load(Ordering::Relaxed) && !guest_ended() {
-            if region.blocks() == 0 {
+            if region.blocks() == 0 || (self.rests.0)() {
                 std::thread::sleep(IDLE);
                 continue;
             }
@@ -60,7 +74,9 @@ impl Churn {
             } else {
                 let chosen = self.random.usize(0..self.plugged.len());
                 let (block, kind) = self.plugged.swap_remove(chosen);
-                unplug_one(region, block, kind, guest_ended, report)?;
+                if !self.unplug_one(region, block, kind, guest_ended, report)? {
+                    self.plugged.push((block, kind));
+                }
             }
         }
         let left = std::mem::take(&mut self.plugged);
@@ -71,7 +87,9 @@ impl Churn {
             }
         }
         for (block, kind) in left {
-            unplug_one(region, block, kind, guest_ended, report)?;
+            while !self.unplug_one(region, block, kind, guest_ended, report)? {
+                std::thread::sleep(IDLE);
+            }
         }
         Ok(())
     }
@@ -91,6 +109,8 @@ impl Churn {
         match region.plug(block, kind) {
             Ok(plug) => {
                 report.plugged(&plug);
+                // What it was, somebody else has unplugged.
+                self.plugged.retain(|(other, _)| *other != block);
                 self.plugged.push((block, kind));
             }
             // Another choice next time.
@@ -101,34 +121,42 @@ impl Churn {
         }
         Ok(())
     }
-}
 
-fn unplug_one(
-    region: &HotplugRegion,
-    block: u32,
-    kind: BlockKind,
-    guest_ended: &dyn Fn() -> bool,
-    report: &mut ChurnReport,
-) -> Result<(), HotplugError> {
-    let now = Instant::now();
-    let consent = match kind {
-        BlockKind::Volatile => Consent::Surprise,
-        // A guest that runs no more cannot be asked, and cannot mind.
-        BlockKind::Cooperative if guest_ended() => Consent::Surprise,
-        BlockKind::Cooperative => Consent::Asked {
-            deadline: now + CONSENT,
-            cancelled: guest_ended,
-        },
-    };
-    match region.unplug(block, consent, Some(now + CONSENT + DRAIN)) {
-        Ok(unplug) => report.unplugged(&unplug, kind),
-        Err(HotplugError::NotReleased(_)) if guest_ended() => {
-            let unplug = region.unplug(block, Consent::Surprise, Some(now + CONSENT + DRAIN))?;
-            report.unplugged(&unplug, kind);
+    /// Whether the block is out; it is not if the guest is to be left alone meanwhile.
+    fn unplug_one(
+        &self,
+        region: &HotplugRegion,
+        block: u32,
+        kind: BlockKind,
+        guest_ended: &dyn Fn() -> bool,
+        report: &mut ChurnReport,
+    ) -> Result<bool, HotplugError> {
+        let now = Instant::now();
+        let cancelled = || guest_ended() || (self.rests.0)();
+        let consent = match guest_ended() {
+            // A guest that runs no more cannot be asked, and cannot mind.
+            true => Consent::Surprise,
+            // It need not be the block any more that this has plugged: somebody else may
+            // have taken it, and plugged one of another kind in its place.
+            false => Consent::AsOffered {
+                deadline: now + CONSENT,
+                cancelled: &cancelled,
+            },
+        };
+        match region.unplug(block, consent, Some(now + CONSENT + DRAIN)) {
+            Ok(unplug) => report.unplugged(&unplug, kind),
+            // Somebody else was faster.
+            Err(HotplugError::NotPlugged { .. }) => {}
+            Err(HotplugError::NotReleased(_)) if guest_ended() => {
+                let unplug =
+                    region.unplug(block, Consent::Surprise, Some(now + CONSENT + DRAIN))?;
+                report.unplugged(&unplug, kind);
+            }
+            Err(HotplugError::NotReleased(error)) if error.after < CONSENT => return Ok(false),
+            Err(error) => return Err(error),
         }
-        Err(error) => return Err(error),
+        Ok(true)
     }
-    Ok(())
 }
 
 /// How long each part of an operation took.

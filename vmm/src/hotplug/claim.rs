@@ -1,11 +1,12 @@
 //! Who is at a block: one thread at a time, until it is done or unwinds.
 
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion};
 use crate::devices::BlockPhase;
-use crate::kvm::BlockSlot;
+use crate::kvm::{BlockSlot, LazyMemSlot};
 
 /// Absent blocks that this thread is plugging. Dropped, those that are not plugged
 /// by then are absent again.
@@ -75,6 +76,8 @@ pub(super) struct Taken<'a> {
     kind: BlockKind,
     /// `None` once it is out.
     slot: Option<BlockSlot>,
+    /// One that is out, and can go in again. It keeps its memory.
+    lazy: Option<Arc<LazyMemSlot>>,
 }
 
 impl<'a> Taken<'a> {
@@ -93,6 +96,7 @@ impl<'a> Taken<'a> {
                 block,
                 kind,
                 slot: Some(plugged.slot),
+                lazy: None,
             }),
             _ => unreachable!("looked at above, under the same lock"),
         }
@@ -117,10 +121,37 @@ impl<'a> Taken<'a> {
         let Some(slot) = self.slot.take() else {
             return Ok(());
         };
-        slot.remove().map_err(|(slot, error)| {
-            self.slot = Some(slot);
-            error.into()
-        })
+        let lazy = match &slot {
+            BlockSlot::Lazy(slot) => Some(slot.clone()),
+            BlockSlot::Eager(_) => None,
+        };
+        match slot.remove() {
+            Ok(()) => self.lazy = lazy,
+            Err((slot, error)) => {
+                self.slot = Some(slot);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot that was taken out was not in all the time: goes in when it is missed.
+    /// Whether that was so.
+    pub(super) fn put_back_lazy(&mut self) -> bool {
+        let lazy = self.lazy.take();
+        let is_lazy = lazy.is_some();
+        self.slot = lazy.map(BlockSlot::Lazy).or(self.slot.take());
+        is_lazy
+    }
+
+    /// Another slot for the one that was taken out.
+    pub(super) fn put_back(&mut self, slot: BlockSlot) {
+        self.slot = Some(slot);
+    }
+
+    /// The slot is out for good.
+    pub(super) fn forget_slot(&mut self) {
+        self.lazy = None;
     }
 }
 

@@ -57,6 +57,23 @@ pub enum HotplugError {
         /// Bytes in the region.
         total: u64,
     },
+    /// What is to be plugged or unplugged is no range of whole blocks of the region.
+    #[error(
+        "{bytes} bytes at {start:#x} are no range of blocks: choose whole blocks of {block} bytes in \
+         the {total} bytes from {first:#x} on"
+    )]
+    BadRange {
+        /// The first address asked for.
+        start: u64,
+        /// Bytes.
+        bytes: u64,
+        /// Bytes in a block.
+        block: u64,
+        /// The first address of the region.
+        first: u64,
+        /// Bytes in the region.
+        total: u64,
+    },
     /// Others plug and unplug in the same region, and never let it come to rest.
     #[error("other threads plug and unplug blocks of this region all the time")]
     Contended,

@@ -19,7 +19,7 @@ mod resize;
 mod resizing;
 mod unplug;
 
-pub use churn::{Churn, ChurnReport, OpSummary, OpTimes};
+pub use churn::{Churn, ChurnReport, OpSummary, OpTimes, Rests};
 pub use error::HotplugError;
 pub use region::{BlockKind, HotplugRegion};
 pub use report::{PlugReport, UnplugReport};

@@ -94,7 +94,7 @@ impl HotplugRegion {
     }
 
     /// What the guest may do with a block's slot.
-    fn access(&self) -> SlotAccess {
+    pub(super) fn access(&self) -> SlotAccess {
         match self.dirty_log {
             true => SlotAccess::Logged,
             false => SlotAccess::ReadWrite,

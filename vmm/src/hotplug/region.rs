@@ -197,8 +197,54 @@ impl HotplugRegion {
             .collect()
     }
 
+    /// The blocks that are plugged, and that nobody is at, with the number of the memslot
+    /// that each has in KVM; `None` for one that is not in (see [`lazy`](Self::lazy)).
+    pub fn slots(&self) -> Vec<(u32, Option<u32>)> {
+        let states = self.states();
+        let plugged = states.iter().filter_map(|(&block, state)| match state {
+            State::Plugged(plugged) => Some((block, plugged.slot.id())),
+            _ => None,
+        });
+        plugged.collect()
+    }
+
+    /// Has each thread that waits in [`unplug`](Self::unplug) for the guest look whether it
+    /// is cancelled.
+    pub fn wake(&self) {
+        self.controller.wake();
+    }
+
+    /// The blocks that `start` and `bytes` say.
+    ///
+    /// # Errors
+    /// [`HotplugError::BadRange`] unless these are whole blocks, at least one, of the
+    /// region.
+    pub fn blocks_in(&self, start: u64, bytes: u64) -> Result<Vec<u32>, HotplugError> {
+        let offset = start.checked_sub(self.start);
+        let end = offset.and_then(|offset| offset.checked_add(bytes));
+        let total = self.block_size * u64::from(self.blocks);
+        match (offset, end) {
+            (Some(offset), Some(end))
+                if bytes > 0
+                    && end <= total
+                    && offset.is_multiple_of(self.block_size)
+                    && bytes.is_multiple_of(self.block_size) =>
+            {
+                let blocks = offset / self.block_size..end / self.block_size;
+                Ok(blocks.map(|block| block as u32).collect())
+            }
+            _ => Err(HotplugError::BadRange {
+                start,
+                bytes,
+                block: self.block_size,
+                first: self.start,
+                total,
+            }),
+        }
+    }
+
     /// The blocks that are not plugged, and that nobody is at, in order.
-    pub(super) fn absent(&self) -> Vec<u32> {
+    pub fn absent(&self) -> Vec<u32> {
         let states = self.states();
         let is_free = |block: &u32| matches!(states.get(block), None | Some(State::Stuck(_)));
         (0..self.blocks).filter(is_free).collect()

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::claim::Taken;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
+use crate::kvm::BlockSlot;
 use crate::memory::{Backing, LazyRam, Mapping};
-use crate::mm::{DrainReport, Published};
+use crate::mm::{DrainReport, Drained, Published};
 
 /// Whether the guest is asked before a block is taken out.
 #[derive(Clone, Copy)]
@@ -21,14 +22,49 @@ pub enum Consent<'a> {
         /// Whether to give up now.
         cancelled: &'a dyn Fn() -> bool,
     },
+    /// As each block was offered: a cooperative one is asked for, a volatile one taken
+    /// out unasked.
+    AsOffered {
+        /// When to give up.
+        deadline: Instant,
+        /// Whether to give up now.
+        cancelled: &'a dyn Fn() -> bool,
+    },
     /// It is told afterwards. Its accesses read all ones from then on.
     Surprise,
+}
+
+impl<'a> Consent<'a> {
+    /// Until when the guest is waited for, if it is.
+    fn wait(&self) -> Option<(Instant, &'a dyn Fn() -> bool)> {
+        match *self {
+            Self::Asked {
+                deadline,
+                cancelled,
+            }
+            | Self::AsOffered {
+                deadline,
+                cancelled,
+            } => Some((deadline, cancelled)),
+            Self::Surprise => None,
+        }
+    }
+
+    /// Whether the guest is asked for this block.
+    fn asks(&self, taken: &Taken<'_>) -> bool {
+        match self {
+            Self::Asked { .. } => true,
+            Self::AsOffered { .. } => taken.kind() == BlockKind::Cooperative,
+            Self::Surprise => false,
+        }
+    }
 }
 
 impl std::fmt::Debug for Consent<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Asked { .. } => "Asked",
+            Self::AsOffered { .. } => "AsOffered",
             Self::Surprise => "Surprise",
         })
     }
@@ -51,27 +87,35 @@ impl HotplugRegion {
         consent: Consent<'_>,
         drain_deadline: Option<Instant>,
     ) -> Result<UnplugReport, HotplugError> {
+        self.unplug_all(&[block], consent, drain_deadline)
+    }
+
+    /// As [`unplug`](Self::unplug), for several blocks, each named once, in one write
+    /// section: a lookup sees all of them or none, and if one cannot be unplugged, none
+    /// is. The guest is asked for all of them at once.
+    ///
+    /// # Errors
+    /// As there. Where KVM refuses to take a memslot out, those before it go in again
+    /// before anybody can look the blocks up.
+    pub fn unplug_all(
+        &self,
+        blocks: &[u32],
+        consent: Consent<'_>,
+        drain_deadline: Option<Instant>,
+    ) -> Result<UnplugReport, HotplugError> {
         let start = Instant::now();
-        let mut taken = Taken::new(self, block)?;
-        let volatile = taken.kind() == BlockKind::Volatile;
-        if let Consent::Asked {
-            deadline,
-            cancelled,
-        } = consent
-        {
-            self.controller.ask_back(block);
-            if let Err(error) = self.controller.wait_released(block, deadline, cancelled) {
-                self.controller.withdraw(block, volatile);
-                return Err(error.into());
-            }
+        let taken = blocks.iter().map(|block| Taken::new(self, *block));
+        let mut taken = taken.collect::<Result<Vec<_>, _>>()?;
+        let asked: Vec<_> = taken.iter().filter(|one| consent.asks(one)).collect();
+        if let Some((deadline, cancelled)) = consent.wait() {
+            self.wait_for_consent(&asked, deadline, cancelled)?;
         }
+        let asked: Vec<_> = asked.iter().map(|one| (one.block(), one.kind())).collect();
         let consented = start.elapsed();
         let (published, kvm) = match self.take_out(&mut taken, drain_deadline) {
             Ok(done) => done,
             Err(error) => {
-                if let Consent::Asked { .. } = consent {
-                    self.controller.withdraw(block, volatile);
-                }
+                self.withdraw_all(&asked);
                 return Err(error);
             }
         };
@@ -79,9 +123,9 @@ impl HotplugRegion {
         let waking = published.waking;
         let unmap_error = give_back(published.removed.into_iter().map(|vma| vma.into_payload()));
         let total = start.elapsed();
-        // Told before the number can be plugged again.
-        if let Consent::Surprise = consent {
-            self.controller.gone(block);
+        // Told before the numbers can be plugged again.
+        for one in taken.iter().filter(|one| !consent.asks(one)) {
+            self.controller.gone(one.block());
         }
         drop(taken);
         let DrainReport { waited, .. } = published.drain;
@@ -95,6 +139,36 @@ impl HotplugRegion {
             munmap: total - mapped_out,
             unmap_error,
         })
+    }
+
+    /// Asks the guest for blocks, and waits until it has given all of them back. On an
+    /// error it may keep them.
+    fn wait_for_consent(
+        &self,
+        asked: &[&Taken<'_>],
+        deadline: Instant,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), HotplugError> {
+        for one in asked {
+            self.controller.ask_back(one.block());
+        }
+        for one in asked {
+            let block = one.block();
+            let waited = self.controller.wait_released(block, deadline, cancelled);
+            if let Err(error) = waited {
+                let all: Vec<_> = asked.iter().map(|one| (one.block(), one.kind())).collect();
+                self.withdraw_all(&all);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn withdraw_all(&self, asked: &[(u32, BlockKind)]) {
+        for (block, kind) in asked {
+            let volatile = *kind == BlockKind::Volatile;
+            self.controller.withdraw(*block, volatile);
+        }
     }
 
     /// Asks the guest for a block, if it is plugged and nobody is at it.
@@ -115,32 +189,69 @@ impl HotplugRegion {
         }
     }
 
-    /// The section: drain, memslot out, publish. On an error nothing has changed.
+    /// The section: drain, memslots out, publish. On an error nothing has changed.
     fn take_out(
         &self,
-        taken: &mut Taken<'_>,
+        taken: &mut [Taken<'_>],
         deadline: Option<Instant>,
     ) -> Result<(Published<Backing>, Duration), HotplugError> {
         let mm = self.space.mm();
         let begun = Instant::now();
         // Where nobody has to wait with it; as a rule it leaves none for below.
-        self.wait_for_pages(taken.block(), None, deadline)?;
+        let first = taken.first().map_or(0, Taken::block);
+        self.wait_for_pages(first, None, deadline)?;
         let kvm = begun.elapsed();
         let mut section = match deadline {
             Some(deadline) => mm.mmap_write_lock_until(deadline)?,
             None => mm.mmap_write_lock()?,
         };
-        section.unmap(self.block_range(taken.block()))?;
+        for one in &*taken {
+            section.unmap(self.block_range(one.block()))?;
+        }
         let drained = match deadline {
             Some(deadline) => section.lock_until(deadline)?,
             None => section.lock()?,
         };
         let before_kvm = Instant::now();
-        let memory = drained.removed().find_map(|vma| vma.payload().memory());
-        self.wait_for_pages(taken.block(), memory, deadline)?;
-        taken.remove_slot()?;
+        for vma in drained.removed() {
+            self.wait_for_pages(first, vma.payload().memory(), deadline)?;
+        }
+        for at in 0..taken.len() {
+            if let Err(error) = taken[at].remove_slot() {
+                self.put_back(&mut taken[..at], &drained);
+                return Err(error);
+            }
+        }
+        taken.iter_mut().for_each(Taken::forget_slot);
         let kvm = kvm + before_kvm.elapsed();
         Ok((drained.publish(), kvm))
+    }
+
+    /// Puts memslots in again that were just taken out. Their VMAs are write-locked, so
+    /// that who has missed a slot meanwhile looks its VMA up when it is there again.
+    fn put_back(&self, taken: &mut [Taken<'_>], drained: &Drained<'_, Backing>) {
+        for one in taken {
+            if one.put_back_lazy() {
+                continue;
+            }
+            let range = self.block_range(one.block());
+            let mut removed = drained.removed();
+            let payload = removed.find(|vma| range.covers(vma.range()));
+            let Some(Backing::Ram(memory)) = payload.map(|vma| vma.payload()) else {
+                continue;
+            };
+            let slot = self
+                .vm
+                .add_slot(range.start(), memory.clone(), self.access());
+            match slot {
+                Ok(slot) => one.put_back(BlockSlot::Eager(slot)),
+                // Exits serve it from the map, one by one.
+                Err(error) => {
+                    let block = one.block();
+                    log::error!("block {block} stays plugged, but has lost its memslot: {error}");
+                }
+            }
+        }
     }
 
     /// Waits until KVM can take a slot out, if there is a deadline for that.

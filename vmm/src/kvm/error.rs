@@ -3,6 +3,7 @@
 use std::io;
 
 pub use super::instruction::InstructionBytes;
+use super::seccomp::SeccompError;
 
 /// Why a vCPU could not be made, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,14 @@ pub enum VcpuError {
         what: &'static str,
         /// The system's error.
         source: io::Error,
+    },
+    /// Its thread could not be confined, and has not run it.
+    #[error("the thread of vCPU {vcpu}: {source}")]
+    Seccomp {
+        /// The vCPU.
+        vcpu: u32,
+        /// Why not.
+        source: SeccompError,
     },
     /// `KVM_EXIT_SHUTDOWN`.
     #[error(

@@ -13,6 +13,9 @@ pub trait Handler: Send {
     /// What it ends the vCPU with.
     type Output: Send;
 
+    /// Called once, on the vCPU's thread, before its first exit.
+    fn begin(&mut self) {}
+
     /// Answers an exit; `Break` ends the vCPU.
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output>;
 
@@ -79,6 +82,7 @@ pub(super) fn run<H: Handler>(
     stop: &AtomicBool,
     mut handler: H,
 ) -> End<H::Output> {
+    handler.begin();
     while !stop.load(SeqCst) {
         match vcpu.run_with_regs() {
             Ok((exit, regs)) => {

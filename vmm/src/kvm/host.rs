@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use super::host_probe as probe;
+use super::seccomp;
 
 /// How good a fact is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct HostFacts {
     pub max_map_count: Fact<u64>,
     /// `vm.overcommit_memory`: 0, 1, or 2 (strict).
     pub overcommit: Fact<u64>,
+    /// Whether vCPU threads can be confined.
+    pub seccomp: Fact<bool>,
 }
 
 impl HostFacts {
@@ -141,6 +144,13 @@ impl HostFacts {
                     "a guest's memory is charged when it is mapped, used or not: keep guests small, or `sudo sysctl vm.overcommit_memory=0`",
                 ),
                 n => Fact::ok(n.unwrap_or(0)),
+            },
+            seccomp: match seccomp::is_there() {
+                Ok(()) => Fact::ok(true),
+                Err(_) => Fact::missing(
+                    false,
+                    "vCPU threads are not confined: run a kernel with CONFIG_SECCOMP_FILTER, or use --seccomp off",
+                ),
             },
         }
     }

@@ -177,6 +177,14 @@ pub enum BlockSlot {
 }
 
 impl BlockSlot {
+    /// Its number in KVM; `None` while it is not in.
+    pub fn id(&self) -> Option<u32> {
+        match self {
+            Self::Eager(slot) => Some(slot.id()),
+            Self::Lazy(slot) => slot.is_in().then_some(slot.id),
+        }
+    }
+
     /// As [`MemSlot::take_dirty_pages`].
     ///
     /// # Errors

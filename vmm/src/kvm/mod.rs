@@ -42,6 +42,7 @@
 //! | [`second_try`] | an instruction that KVM could not emulate, tried again |
 //! | [`stats`] | KVM's own counters |
 //! | [`handler`], [`thread`], [`group`], [`kick`] | vCPU threads, and getting them out of the guest |
+//! | [`seccomp`] | what those threads may ask of the kernel |
 //!
 //! x86-64 only; the split between what is general (slots, threads) and what is
 //! not (`boot`, the registers in `vcpu` and `fragment`) is by module.
@@ -66,6 +67,7 @@ pub mod open;
 mod open_error;
 pub mod quirks;
 mod run_page;
+pub mod seccomp;
 pub mod second_try;
 mod slot_error;
 mod slot_ids;
@@ -86,6 +88,7 @@ pub use host::HostFacts;
 pub use lazy_slot::{BlockSlot, LazyMemSlot};
 pub use open::{Kvm, OpenError};
 pub use quirks::SlotZap;
+pub use seccomp::{Seccomp, SeccompError, VcpuFilter};
 pub use second_try::{SecondTry, Supplied};
 pub use slots::{MemSlot, SlotAccess, SlotError};
 pub use stats::{Stats, StatsError};

@@ -7,6 +7,9 @@
 //! [`VcpuThread::kick`] alone makes the handler see [`Exit::Interrupted`].
 //! Kicks that come close together may be seen as one.
 //!
+//! If the vCPU has a filter ([`Vcpu::confine`]), the thread installs it last of all
+//! before it runs the guest, and keeps it to its end: see [`seccomp`](super::seccomp).
+//!
 //! A vCPU that is stopped from outside may have an access half done (its data
 //! not given to the guest yet). Its registers are those of the last exit.
 use std::fmt;
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::error::VcpuError;
 use super::exit::Exit;
 use super::group::Ticket;
 use super::handler::{Closure, End, Ended, Handler, panic_message, run};
@@ -108,7 +112,10 @@ impl<B: Send + 'static> VcpuThread<B> {
             if of_thread.kick.load(SeqCst) {
                 vcpu.immediate_exit().store(1, SeqCst);
             }
-            let run = AssertUnwindSafe(|| run(&mut vcpu, &of_thread.stop, handler));
+            let run = AssertUnwindSafe(|| match confine(&vcpu) {
+                Ok(()) => run(&mut vcpu, &of_thread.stop, handler),
+                Err(error) => End::Failed(error),
+            });
             let end = catch_unwind(run).unwrap_or_else(|p| End::Panicked(panic_message(&*p)));
             drop(armed);
             let rip = vcpu.regs().ok().map(|r| r.rip);
@@ -128,6 +135,17 @@ impl<B: Send + 'static> VcpuThread<B> {
             thread: Some(thread),
         })
     }
+}
+
+/// Confines the calling thread, which is about to run `vcpu`: after all else that it
+/// has to do first.
+fn confine(vcpu: &Vcpu) -> Result<(), VcpuError> {
+    let Some(filter) = vcpu.filter() else {
+        return Ok(());
+    };
+    let id = vcpu.id();
+    let failed = |source| VcpuError::Seccomp { vcpu: id, source };
+    filter.install(id).map_err(failed)
 }
 
 impl<B> VcpuThread<B> {

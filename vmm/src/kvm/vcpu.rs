@@ -25,6 +25,7 @@ use super::failure;
 use super::fragment::Fragments;
 use super::ioctls::{KVM_RUN, checked};
 use super::run_page::RunPage;
+use super::seccomp::VcpuFilter;
 use super::stats::{Stats, StatsError};
 use super::vm::{Vm, VmInner};
 use crate::memory::faults::{self, Step};
@@ -41,6 +42,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     id: u32,
     fragments: Fragments,
+    /// What its thread is confined by.
+    filter: Option<Arc<VcpuFilter>>,
     /// Keeps the VM, and so its memslots' bookkeeping, while a vCPU is left.
     _vm: Arc<VmInner>,
 }
@@ -80,6 +83,7 @@ impl Vm {
             fd,
             id,
             fragments: Fragments::default(),
+            filter: None,
             _vm: self.inner.clone(),
         })
     }
@@ -107,6 +111,17 @@ impl Vcpu {
     /// Its number.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Has the threads that [`VcpuThread`](super::VcpuThread) starts for it confined by
+    /// this filter; by none, as after its creation, if there is none.
+    pub fn confine(&mut self, filter: Option<Arc<VcpuFilter>>) {
+        self.filter = filter;
+    }
+
+    /// What its thread is to be confined by.
+    pub(super) fn filter(&self) -> Option<Arc<VcpuFilter>> {
+        self.filter.clone()
     }
 
     /// Runs the guest until its next exit; blocks for as long as that takes.

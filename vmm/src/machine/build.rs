@@ -8,7 +8,9 @@ use gracefault_guest::abi::{self, device};
 
 use super::config::HostLimits;
 use super::exit_path::Shared;
+use super::gate::Gate;
 use super::guest_pages::{GuestPages, Task};
+use super::handle::{DeviceAt, Inner};
 use super::layout::Layout;
 use super::{MachineConfig, MachineError, image};
 use crate::devices::{
@@ -16,10 +18,9 @@ use crate::devices::{
 };
 use crate::hotplug::HotplugRegion;
 use crate::kvm::boot::{self, Start, TABLES_GPA, TABLES_ROOM};
-use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, Vm};
+use crate::kvm::{Found, Kvm, MemSlot, SlotAccess, Vcpu, VcpuFilter, Vm};
 use crate::memory::{Backend, Device, GuestSpace, Mapping, RamSizes, RamSource, sigbus};
 use crate::mm::{AddrRange, KillFlag};
-use crate::trace::record::Recording;
 
 /// A machine that has not run yet. Dropping it gives everything back.
 #[derive(Debug)]
@@ -34,10 +35,8 @@ pub struct Machine {
     pub(super) serial: Arc<SerialConsole>,
     /// Taken when the run ends.
     pub(super) console: Option<Console>,
-    /// Set from outside: the guest is to end, as when its time is over.
-    pub(super) finish: Arc<AtomicBool>,
-    /// What records the run, if asked.
-    pub(super) recording: Option<Recording>,
+    /// What its handles share.
+    pub(super) inner: Arc<Inner>,
     /// Whether KVM says that it counts exits.
     pub(super) kvm_counts: bool,
     /// Boot RAM's slots. They keep their memory.
@@ -62,6 +61,7 @@ impl Machine {
         config.check(&host)?;
         let layout = Layout::new(&config, &host)?;
         config.memory.check_slots(&host)?;
+        let filter = filter(&config)?;
         // Before boot RAM is touched: a file can be cut short at any time.
         sigbus::install().map_err(MachineError::Sigbus)?;
         let vm = Arc::new(Vm::new(&kvm)?);
@@ -86,16 +86,29 @@ impl Machine {
             (abi::HOTPLUG_GPA, controller.len(), controller.clone()),
             (abi::DMA_GPA, DmaDevice::LEN, dma.clone()),
         ];
+        let mut known = Vec::new();
+        let mut knows = |is_port, start, len, device: &dyn Device| {
+            known.push(DeviceAt {
+                is_port,
+                start,
+                len,
+                name: device.name().to_owned(),
+            });
+        };
         for (gpa, len, device) in devices {
+            knows(false, gpa, len, &*device);
             memory.map_device(range(gpa, len), device)?;
         }
         let ports = Arc::new(GuestSpace::ports());
         let console = Console::new(console).map_err(MachineError::Console)?;
         let serial = SerialConsole::new(console.input());
+        knows(true, abi::SERIAL_PORT.into(), serial.len(), &*serial);
         ports.map_device(range(abi::SERIAL_PORT.into(), serial.len()), serial.clone())?;
 
         let pages = GuestPages::new(low, &layout);
-        let vcpus = vcpus(&vm, &config, &layout, image.entry)?;
+        let mut vcpus = vcpus(&vm, &config, &layout, image.entry)?;
+        let confine = |vcpu: &mut Vcpu| vcpu.confine(filter.clone());
+        vcpus.iter_mut().for_each(confine);
         let task = Task {
             workload: config.workload,
             vcpus: config.vcpus,
@@ -116,14 +129,25 @@ impl Machine {
         let region = region.with_ram(ram).lazy(config.memory.lazy);
         let region = Arc::new(region.with_dirty_log(config.dirty_log));
         let shared = Shared {
-            vcpus: vcpu_count,
             memory,
             ports,
             exit_device,
             controller,
             kill: KillFlag::new(),
+            live: Shared::live(vcpu_count),
+            gate: Gate::new(vcpu_count),
         };
         let shared = Arc::new(shared);
+        let boot_slots = slots.iter().map(|slot| (slot.gpa(), slot.id())).collect();
+        let inner = Inner::new(
+            config.clone(),
+            shared.clone(),
+            region.clone(),
+            dma.clone(),
+            pages.clone(),
+            known,
+            boot_slots,
+        );
         Ok(Self {
             config,
             vcpus,
@@ -134,8 +158,7 @@ impl Machine {
             pages,
             serial,
             console: Some(console),
-            finish: Arc::default(),
-            recording: None,
+            inner,
             kvm_counts,
             boot_slots: slots.into(),
         })
@@ -168,8 +191,15 @@ impl Machine {
 
     /// Set, it lets a running machine end its guest before the duration is over.
     pub fn finish_flag(&self) -> Arc<AtomicBool> {
-        self.finish.clone()
+        self.inner.finish.clone()
     }
+}
+
+/// What the vCPUs' threads are confined by, if they are.
+fn filter(config: &MachineConfig) -> Result<Option<Arc<VcpuFilter>>, MachineError> {
+    // Whoever lingers at the windows of the protocol may sleep there.
+    let lingers = config.space.at_window.map(|_| libc::SYS_clock_nanosleep);
+    Ok(VcpuFilter::new(config.seccomp, lingers.as_slice())?)
 }
 
 fn physical_range(bits: u32) -> AddrRange {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gracefault_guest::abi::{self, Workload};
 use serde::Serialize;
 
+use crate::kvm::Seccomp;
 use crate::memory::{PAGE, RamOptions};
 use crate::mm::SpaceOptions;
 
@@ -26,9 +27,11 @@ pub struct MachineConfig {
     /// What the guest is to do.
     pub workload: Workload,
     /// How long it is to do it, before it is asked to end. Ignored by a guest
-    /// that ends by itself.
+    /// that ends by itself. [`Duration::MAX`]: until
+    /// [somebody says so](super::MachineHandle::finish).
     pub duration: Duration,
-    /// How long all of it may take, before it is stopped and has failed.
+    /// How long all of it may take, before it is stopped and has failed; without a
+    /// duration, how long the end may take. Pauses do not count.
     pub timeout: Duration,
     /// Whether a thread plugs and unplugs blocks meanwhile.
     pub churn: bool,
@@ -42,6 +45,8 @@ pub struct MachineConfig {
     /// How the map of its memory keeps its holds, and how its lookups wait. The rank
     /// is not asked for.
     pub space: SpaceOptions,
+    /// Whether the vCPUs' threads are confined.
+    pub seccomp: Seccomp,
     /// For tests of the run's own checks: what to falsify.
     pub sabotage: Option<Sabotage>,
 }
@@ -68,6 +73,8 @@ pub enum Sabotage {
     MmioValue,
     /// One exit is not counted.
     UncountedExit,
+    /// A vCPU's thread makes a system call that its filter does not allow.
+    SystemCall,
 }
 
 /// Why a configuration cannot be.
@@ -249,6 +256,7 @@ impl Default for MachineConfig {
             dirty_log: false,
             seed: 1,
             space: SpaceOptions::default(),
+            seccomp: Seccomp::default(),
             sabotage: None,
         }
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::ConfigError;
 use super::elf::ElfError;
 use crate::kvm::boot::BootError;
-use crate::kvm::{GuestMemfdError, OpenError, SlotError, ThreadError, VcpuError, VmError};
+use crate::kvm::{
+    GuestMemfdError, OpenError, SeccompError, SlotError, ThreadError, VcpuError, VmError,
+};
 use crate::memory::RamError;
 use crate::memory::sigbus::Fault;
 use crate::mm::WriteError;
@@ -24,6 +26,9 @@ pub enum MachineError {
     /// KVM made no VM.
     #[error(transparent)]
     Vm(#[from] VmError),
+    /// The vCPUs' threads cannot be confined.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// KVM made no vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use gracefault_guest::abi::{self, device};
 
+use super::Sabotage;
+use super::gate::Gate;
 use crate::clock::{self, Rate};
 use crate::devices::{ExitDevice, Fate, HotplugController};
 use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
@@ -13,19 +15,29 @@ use crate::memory::{Access, AccessError, GuestSpace};
 use crate::mm::{KillFlag, LookupError};
 use crate::trace::event;
 use crate::trace::record::VcpuRecorder;
-use crate::trace::{ExitKind, VcpuTrace};
+use crate::trace::{ExitKind, LiveVcpu, VcpuCounter, VcpuTrace};
 
 /// What the vCPUs of a machine share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// How many there are.
-    pub(super) vcpus: usize,
     pub(super) memory: Arc<GuestSpace>,
     pub(super) ports: Arc<GuestSpace>,
     pub(super) exit_device: Arc<ExitDevice>,
     pub(super) controller: Arc<HotplugController>,
     /// Raised when the machine is stopped, so that no vCPU waits on.
     pub(super) kill: KillFlag,
+    /// What each vCPU counts.
+    pub(super) live: Vec<Arc<LiveVcpu>>,
+    /// Where they rest, and learn who records.
+    pub(super) gate: Gate,
+}
+
+impl Shared {
+    /// What is counted of each vCPU.
+    pub(super) fn live(vcpus: usize) -> Vec<Arc<LiveVcpu>> {
+        let one = || Arc::new(LiveVcpu::for_one_of(vcpus));
+        std::iter::repeat_with(one).take(vcpus).collect()
+    }
 }
 
 /// Why a vCPU's handler ended it.
@@ -69,7 +81,13 @@ pub(super) struct Ended {
 pub struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
-    ended: Ended,
+    counter: VcpuCounter,
+    /// Accesses to each device's range, second fragments left out.
+    accesses: [u64; device::COUNT],
+    /// Bytes sent to the serial console.
+    serial: u64,
+    /// How many of the gate's changes it has seen.
+    seen: u64,
     second_try: SecondTry,
     /// How long a tick is.
     rate: Rate,
@@ -77,8 +95,8 @@ pub struct ExitPath {
     recorder: Option<VcpuRecorder>,
     /// Where the figures go when the vCPU has ended, however it did.
     hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
-    /// A test's: forget the next exit.
-    forget_one: bool,
+    /// A test's: what to do wrong at the next exit.
+    sabotage: Option<Sabotage>,
 }
 
 impl ExitPath {
@@ -86,23 +104,20 @@ impl ExitPath {
         vcpu: usize,
         shared: Arc<Shared>,
         hand_in: std::sync::mpsc::Sender<(usize, Ended)>,
-        recorder: Option<VcpuRecorder>,
-        forget_one: bool,
+        sabotage: Option<Sabotage>,
     ) -> Self {
-        let ended = Ended {
-            trace: VcpuTrace::for_one_of(shared.vcpus),
-            accesses: [0; device::COUNT],
-            serial: 0,
-        };
         Self {
             vcpu,
+            counter: VcpuCounter::new(shared.live[vcpu].clone()),
+            accesses: [0; device::COUNT],
+            serial: 0,
+            seen: 0,
             shared,
-            ended,
             second_try: SecondTry::default(),
             rate: Rate::of_this_machine(),
-            recorder,
+            recorder: None,
             hand_in,
-            forget_one,
+            sabotage,
         }
     }
 
@@ -114,20 +129,23 @@ impl ExitPath {
         recorder: Option<VcpuRecorder>,
     ) -> Self {
         let shared = Shared {
-            vcpus: 1,
             memory,
             ports,
             exit_device: Arc::new(ExitDevice::new(1)),
             controller: Arc::new(HotplugController::new(1)),
             kill: KillFlag::new(),
+            live: Shared::live(1),
+            gate: Gate::new(1),
         };
         let (nobody, _) = std::sync::mpsc::channel();
-        Self::new(0, Arc::new(shared), nobody, recorder, false)
+        let mut path = Self::new(0, Arc::new(shared), nobody, None);
+        path.recorder = recorder;
+        path
     }
 
-    /// What it has counted so far.
-    pub fn counted(&self) -> &VcpuTrace {
-        &self.ended.trace
+    /// What it counts.
+    pub fn live(&self) -> &Arc<LiveVcpu> {
+        self.counter.live()
     }
 
     /// Records an exit that is done, but for `KVM_RUN`.
@@ -135,16 +153,18 @@ impl ExitPath {
     fn done(&mut self, seen: &Seen, access: &Access) {
         let end = clock::ticks();
         let ns = self.rate.ns(end.saturating_sub(seen.since));
-        self.ended.trace.access(seen.kind, seen.addr, access, ns);
+        self.counter.access(seen.kind, seen.addr, access, ns);
         self.record(seen, Some(access), end, false);
+        self.counter.leave(end);
     }
 
     /// Records an exit that was no access.
     fn done_otherwise(&mut self, kind: ExitKind, since: u64) {
         let end = clock::ticks();
         let ns = self.rate.ns(end.saturating_sub(since));
-        self.ended.trace.other(kind, ns);
+        self.counter.other(kind, ns);
         self.record(&Seen::nothing(kind, since), None, end, false);
+        self.counter.leave(end);
     }
 
     #[inline]
@@ -182,16 +202,18 @@ impl ExitPath {
     /// Carries out one MMIO exit.
     #[inline]
     fn mmio(&mut self, seen: Seen, result: Result<Access, AccessError>) -> ControlFlow<Ending> {
-        if std::mem::take(&mut self.forget_one) {
-            return ControlFlow::Continue(());
+        match self.sabotage.take() {
+            None => {}
+            Some(Sabotage::UncountedExit) => {
+                self.counter.leave(clock::ticks());
+                return ControlFlow::Continue(());
+            }
+            Some(Sabotage::SystemCall) => drop(std::os::unix::net::UnixStream::pair()),
+            // Done elsewhere.
+            Some(Sabotage::FlipByte | Sabotage::MmioValue) => {}
         }
         // Counted before the access is judged: KVM has counted it in any case.
-        let trace = &mut self.ended.trace;
-        *if seen.fragment {
-            &mut trace.mmio_fragments
-        } else {
-            &mut trace.mmio_exits
-        } += 1;
+        self.counter.mmio(seen.fragment);
         let access = match result {
             Ok(access) => access,
             Err(error) => {
@@ -202,7 +224,7 @@ impl ExitPath {
         if !seen.fragment
             && let Some(index) = access.vma.and_then(device_index)
         {
-            self.ended.accesses[index] += 1;
+            self.accesses[index] += 1;
         }
         self.done(&seen, &access);
         let ends = seen.kind == ExitKind::MmioWrite && access.vma == Some(abi::EXIT_GPA);
@@ -249,10 +271,100 @@ impl ExitPath {
                 }
             };
             let sends = kind == ExitKind::PioOut && port == u64::from(abi::SERIAL_PORT);
-            self.ended.serial += u64::from(sends);
+            self.serial += u64::from(sends);
         }
         self.done(&seen, &last);
         ControlFlow::Continue(())
+    }
+
+    /// The gate has changed: rests if it is shut, and learns who records.
+    #[cold]
+    fn attend(&mut self) {
+        let counter = &self.counter;
+        let mut rested = false;
+        let (seen, recording) = self.shared.gate.pass(|| {
+            counter.pause();
+            rested = true;
+        });
+        if rested {
+            counter.go_on();
+        }
+        self.seen = seen;
+        let own = self.recorder.take();
+        self.recorder = recording.map(|recording| match own {
+            Some(own) if own.is_of(&recording) => own,
+            _ => recording.vcpu(self.vcpu as u32),
+        });
+    }
+
+    /// Carries an exit out.
+    #[inline]
+    fn answer(&mut self, exit: Exit<'_>, since: u64) -> ControlFlow<Ending> {
+        match exit {
+            Exit::MmioRead {
+                gpa,
+                data,
+                fragment,
+            } => {
+                self.counter.enter(ExitKind::MmioRead, gpa, since);
+                let result = self.shared.memory.read(gpa, data, Some(&self.shared.kill));
+                if result.is_err() {
+                    data.fill(0xff);
+                }
+                self.mmio(
+                    Seen {
+                        kind: ExitKind::MmioRead,
+                        addr: gpa,
+                        fragment,
+                        len: data.len() as u16,
+                        piece: 0,
+                        data: word(data),
+                        since,
+                    },
+                    result,
+                )
+            }
+            Exit::MmioWrite {
+                gpa,
+                data,
+                fragment,
+            } => {
+                self.counter.enter(ExitKind::MmioWrite, gpa, since);
+                let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
+                self.mmio(
+                    Seen {
+                        kind: ExitKind::MmioWrite,
+                        addr: gpa,
+                        fragment,
+                        len: data.len() as u16,
+                        piece: 0,
+                        data: word(data),
+                        since,
+                    },
+                    result,
+                )
+            }
+            Exit::PioIn { port, size, data } => {
+                self.counter.enter(ExitKind::PioIn, port.into(), since);
+                let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
+                self.pio(ExitKind::PioIn, port, accesses, since)
+            }
+            Exit::PioOut { port, size, data } => {
+                self.counter.enter(ExitKind::PioOut, port.into(), since);
+                let accesses = data.chunks_exact(size.into()).map(PioData::Out);
+                self.pio(ExitKind::PioOut, port, accesses, since)
+            }
+            Exit::Halt => {
+                self.counter.enter(ExitKind::Halt, 0, since);
+                self.done_otherwise(ExitKind::Halt, since);
+                ControlFlow::Break(Ending::Halted)
+            }
+            Exit::Interrupted => {
+                self.counter.enter(ExitKind::Interrupted, 0, since);
+                self.done_otherwise(ExitKind::Interrupted, since);
+                ControlFlow::Continue(())
+            }
+        }
     }
 }
 
@@ -328,77 +440,31 @@ fn device_index(start: u64) -> Option<usize> {
 impl VcpuHandler for ExitPath {
     type Output = Ending;
 
+    fn begin(&mut self) {
+        self.counter.begin();
+        if self.shared.gate.changes() != self.seen {
+            self.attend();
+        }
+    }
+
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
         let since = clock::ticks();
         if !matches!(exit, Exit::Interrupted) {
             self.second_try.went_on(regs);
         }
-        match exit {
-            Exit::MmioRead {
-                gpa,
-                data,
-                fragment,
-            } => {
-                let result = self.shared.memory.read(gpa, data, Some(&self.shared.kill));
-                if result.is_err() {
-                    data.fill(0xff);
-                }
-                self.mmio(
-                    Seen {
-                        kind: ExitKind::MmioRead,
-                        addr: gpa,
-                        fragment,
-                        len: data.len() as u16,
-                        piece: 0,
-                        data: word(data),
-                        since,
-                    },
-                    result,
-                )
-            }
-            Exit::MmioWrite {
-                gpa,
-                data,
-                fragment,
-            } => {
-                let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
-                self.mmio(
-                    Seen {
-                        kind: ExitKind::MmioWrite,
-                        addr: gpa,
-                        fragment,
-                        len: data.len() as u16,
-                        piece: 0,
-                        data: word(data),
-                        since,
-                    },
-                    result,
-                )
-            }
-            Exit::PioIn { port, size, data } => {
-                let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
-                self.pio(ExitKind::PioIn, port, accesses, since)
-            }
-            Exit::PioOut { port, size, data } => {
-                let accesses = data.chunks_exact(size.into()).map(PioData::Out);
-                self.pio(ExitKind::PioOut, port, accesses, since)
-            }
-            Exit::Halt => {
-                self.done_otherwise(ExitKind::Halt, since);
-                ControlFlow::Break(Ending::Halted)
-            }
-            Exit::Interrupted => {
-                self.done_otherwise(ExitKind::Interrupted, since);
-                ControlFlow::Continue(())
-            }
+        let flow = self.answer(exit, since);
+        // Nothing is held any more.
+        if self.shared.gate.changes() != self.seen && flow.is_continue() {
+            self.attend();
         }
+        flow
     }
 
     fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
         let Self {
             shared,
             second_try,
-            ended,
+            counter,
             ..
         } = self;
         second_try.judge(error, regs, || {
@@ -417,7 +483,7 @@ impl VcpuHandler for ExitPath {
                     return Supplied::default();
                 }
             };
-            ended.trace.lazy_slots += populated.slots as u64;
+            counter.lazy_slots(populated.slots as u64);
             Supplied {
                 possible: populated.vmas > 0,
                 done: populated.slots > 0,
@@ -429,12 +495,13 @@ impl VcpuHandler for ExitPath {
 impl Drop for ExitPath {
     /// Hands the figures in, also if a device's bug made the handler panic.
     fn drop(&mut self) {
-        let empty = Ended {
-            trace: VcpuTrace::default(),
-            accesses: [0; device::COUNT],
-            serial: 0,
+        let ended = Ended {
+            trace: self.counter.live().trace(),
+            accesses: self.accesses,
+            serial: self.serial,
         };
-        let ended = std::mem::replace(&mut self.ended, empty);
+        self.counter.end();
+        self.shared.gate.leave();
         // A vCPU that runs no more uses no block.
         self.shared.controller.leave(self.vcpu);
         // Nobody takes them only if the machine is being dropped unread.

@@ -16,10 +16,14 @@ pub mod elf;
 mod error;
 mod exit_path;
 mod exit_table;
+mod gate;
 mod guest_pages;
+mod handle;
 mod image;
 mod layout;
+mod monitor;
 mod recorded;
+mod recorder;
 mod report;
 mod run;
 mod verdict;
@@ -28,6 +32,10 @@ pub use build::Machine;
 pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
 pub use error::MachineError;
 pub use exit_path::{Ending, ExitPath};
+pub use gate::Pause;
+pub use handle::{MachineHandle, PauseError, Phase};
+pub use monitor::{Monitor, SectionOpen, SectionOver, SectionsSeen, ThreadName};
+pub use recorder::RecordingState;
 pub use report::{
     ExitGroup, ExitRow, GuestReport, HotplugReport, LookupReport, RefusedReport, RunReport,
     TraceReport, VcpuReport, Verdict,

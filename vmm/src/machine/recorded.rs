@@ -2,11 +2,12 @@
 
 use std::fs::File;
 
+use super::handle::Inner;
 use super::report::{RunReport, TraceReport, Verdict};
-use super::{Machine, verdict};
+use super::{Machine, MachineHandle, verdict};
 use crate::clock;
 use crate::memory::GuestSpace;
-use crate::trace::event::{self, Space};
+use crate::trace::event;
 use crate::trace::file::{self, Meta, Outcome, VcpuCounts};
 use crate::trace::record::{RecordError, RecordOptions, Recording};
 
@@ -18,28 +19,23 @@ impl Machine {
     /// # Errors
     /// See [`RecordError`]; also if it is being recorded already.
     pub fn record(&mut self, file: File, options: &RecordOptions) -> Result<(), RecordError> {
-        if self.recording.is_some() {
-            return Err(RecordError::Observed);
-        }
-        let recording = Recording::start(file, options, self.meta(options))?;
-        let spaces = [
-            (&self.shared.memory, Space::Memory),
-            (&self.shared.ports, Space::Ports),
-        ];
-        for (space, which) in spaces {
-            let observer = recording.observer(which);
-            space
-                .mm()
-                .observe(observer)
-                .map_err(|_| RecordError::Observed)?;
-            space.stamp_accesses(true);
-        }
-        self.recording = Some(recording);
-        Ok(())
+        self.inner.record(file, None, options)
     }
 
+    /// A handle by which the machine is seen and steered from other threads, also while
+    /// it runs. From the first on its write sections are watched.
+    ///
+    /// # Errors
+    /// [`RecordError::Observed`] if somebody else observes its map.
+    pub fn handle(&self) -> Result<MachineHandle, RecordError> {
+        self.inner.watch()?;
+        Ok(MachineHandle(self.inner.clone()))
+    }
+}
+
+impl Inner {
     /// What the file says about itself.
-    fn meta(&self, options: &RecordOptions) -> Meta {
+    pub(super) fn meta(&self, options: &RecordOptions) -> Meta {
         let config = &self.config;
         let map: Vec<_> = [
             mapped(&self.shared.memory, "memory"),

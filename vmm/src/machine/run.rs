@@ -7,14 +7,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::exit_path::{Ended as Figures, Ending, ExitPath, Shared};
+use super::gate::Pause;
+use super::handle::{Inner, Phase};
 use super::recorded;
 use super::verdict::{self, Outcome};
 use super::{Machine, MachineError, RunReport, Sabotage};
 use crate::devices::Fate;
-use crate::hotplug::{Churn, ChurnReport, HotplugError};
-use crate::kvm::{Ended, VcpuGroup, VcpuThread};
+use crate::hotplug::{Churn, ChurnReport, HotplugError, Rests};
+use crate::kvm::{Ended as VcpuEnded, VcpuGroup, VcpuThread};
 use crate::memory::faults::{self, Step};
 use crate::memory::sigbus;
+use crate::trace::LiveVcpu;
+use crate::trace::live::Doing;
 
 /// How often a running machine is looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -107,13 +111,14 @@ impl Machine {
         }
         let (hand_in, handed_in) = mpsc::channel();
         let start = Instant::now();
+        self.inner.enters(Phase::Running);
+        let inner = self.inner.clone();
+        let over = Over(&inner);
         let mut group = VcpuGroup::new();
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
-            let forget = self.config.sabotage == Some(Sabotage::UncountedExit) && id == 0;
-            let recorder = self.recording.as_ref();
-            let recorder = recorder.map(|recording| recording.vcpu(vcpu.id()));
+            let sabotage = self.config.sabotage.filter(|_| id == 0);
             let (shared, hand_in) = (self.shared.clone(), hand_in.clone());
-            let path = ExitPath::new(id, shared, hand_in, recorder, forget);
+            let path = ExitPath::new(id, shared, hand_in, sabotage);
             group.spawn_with(vcpu, path)?;
         }
         drop(hand_in);
@@ -132,15 +137,18 @@ impl Machine {
             let mut watch = Watch {
                 machine: &self,
                 stop,
+                group: &group,
                 start,
                 progress,
                 flipped: false,
+                told: None,
             };
             let ends = EndsWaits {
                 guest_ended: &guest_ended,
                 shared: &self.shared,
             };
             let (cause, mut figures) = watch.until_the_end(&handed_in, &churn_stop);
+            self.inner.enters(Phase::Ending);
             // First this: a lookup that is told not to wait any more answers with
             // all ones, and no guest may go on with that.
             group.threads().iter().for_each(VcpuThread::request_stop);
@@ -157,6 +165,7 @@ impl Machine {
             (cause, figures, ended, churned)
         });
         let time = start.elapsed();
+        drop(over);
         self.serial.end_line();
         let console = self
             .console
@@ -176,8 +185,8 @@ impl Machine {
         };
         let mut report = verdict::judge(&self, outcome);
         report.trace = self
-            .recording
-            .take()
+            .inner
+            .take_recording()
             .map(|recording| recorded::finish(recording, &report));
         Ok(report)
     }
@@ -192,6 +201,8 @@ impl Machine {
         let mut mine = ChurnReport::default();
         let guest_ended = || guest_ended.load(Ordering::Relaxed);
         let mut churn = Churn::new(self.config.seed);
+        let shared = self.shared.clone();
+        churn.rests = Rests(Box::new(move || shared.gate.pause() != Pause::None));
         let result = churn.run(&self.region, stop, &guest_ended, &mut mine);
         *report.lock().unwrap_or_else(PoisonError::into_inner) = mine;
         // Nothing more will be asked of the guest.
@@ -209,6 +220,15 @@ pub(super) enum ChurnError {
     Failed(HotplugError),
 }
 
+/// Says that no vCPU runs any more, when dropped; so also if the run fails.
+struct Over<'a>(&'a Inner);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.enters(Phase::Ended);
+    }
+}
+
 /// Lets nobody wait for the guest any more, when dropped: so also if the progress
 /// callback panics, and the scope waits for the hotplug thread.
 struct EndsWaits<'a> {
@@ -220,6 +240,7 @@ impl Drop for EndsWaits<'_> {
     fn drop(&mut self) {
         self.guest_ended.store(true, Ordering::Relaxed);
         self.shared.kill.raise();
+        self.shared.gate.end();
         self.shared.controller.wake();
     }
 }
@@ -233,9 +254,12 @@ fn sorted(mut figures: Vec<(usize, Figures)>) -> Vec<Figures> {
 struct Watch<'a> {
     machine: &'a Machine,
     stop: &'a StopRequest,
+    group: &'a VcpuGroup<Ending>,
     start: Instant,
     progress: &'a mut dyn FnMut(Progress),
     flipped: bool,
+    /// When the guest was asked to end, on the run's own time.
+    told: Option<Duration>,
 }
 
 impl Watch<'_> {
@@ -248,7 +272,6 @@ impl Watch<'_> {
     ) -> (Cause, Vec<(usize, Figures)>) {
         let config = &self.machine.config;
         let mut figures = Vec::new();
-        let mut asked = false;
         loop {
             match handed_in.recv_timeout(TICK) {
                 Ok((vcpu, handed)) => {
@@ -264,22 +287,58 @@ impl Watch<'_> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return (Cause::Failure, figures),
             }
-            let elapsed = self.start.elapsed();
             if self.stop.is_asked() {
                 return (Cause::Outside, figures);
             }
-            if elapsed >= config.timeout {
+            if self.machine.shared.gate.pause() != Pause::None
+                && !self.machine.inner.finish.load(Ordering::Relaxed)
+            {
+                self.get_out();
+                continue;
+            }
+            // The time stands still in a pause.
+            let elapsed = self
+                .start
+                .elapsed()
+                .saturating_sub(self.machine.shared.gate.was_shut());
+            if self.is_too_late(elapsed) {
                 return (Cause::Timeout, figures);
             }
-            let finish = self.machine.finish.load(Ordering::Relaxed);
-            if (finish || elapsed >= config.duration) && !asked {
-                asked = true;
+            let finish = self.machine.inner.finish.load(Ordering::Relaxed);
+            if (finish || elapsed >= config.duration) && self.told.is_none() {
+                self.told = Some(elapsed);
+                self.machine.inner.enters(Phase::Ending);
                 churn_stop.store(true, Ordering::Relaxed);
                 if !config.churn {
                     self.machine.pages.ask_to_end();
                 }
             }
             self.tick(elapsed);
+        }
+    }
+
+    /// A run without a duration may take its timeout from when it is told to end.
+    fn is_too_late(&self, elapsed: Duration) -> bool {
+        let config = &self.machine.config;
+        match (config.duration, self.told) {
+            (Duration::MAX, Some(told)) => elapsed.saturating_sub(told) >= config.timeout,
+            (Duration::MAX, None) => false,
+            _ => elapsed >= config.timeout,
+        }
+    }
+
+    /// Gets those vCPUs out of the guest that do not rest yet.
+    fn get_out(&self) {
+        if self.machine.shared.gate.pause() != Pause::Underway {
+            return;
+        }
+        for thread in self.group.threads() {
+            let live = self.machine.shared.live.get(thread.id() as usize);
+            let runs =
+                |live: &Arc<LiveVcpu>| !matches!(live.now().doing, Doing::Paused | Doing::Ended);
+            if live.is_some_and(runs) {
+                thread.kick();
+            }
         }
     }
 
@@ -293,8 +352,9 @@ impl Watch<'_> {
         let (mut verified, mut mismatches) = (0, 0);
         for vcpu in 0..config.vcpus {
             let report = pages.report(vcpu);
-            verified += report.bytes_verified;
-            mismatches += report.mismatches;
+            // The guest may say anything.
+            verified = u64::saturating_add(verified, report.bytes_verified);
+            mismatches = u64::saturating_add(mismatches, report.mismatches);
         }
         let (plugged, blocks) = (region.plugged().len(), region.blocks());
         (self.progress)(Progress {
@@ -311,4 +371,4 @@ impl Watch<'_> {
 }
 
 /// For the verdict: how one vCPU's thread ended.
-pub(super) type VcpuEnd = Ended<Ending>;
+pub(super) type VcpuEnd = VcpuEnded<Ending>;

@@ -69,6 +69,8 @@ steps! {
     CatchKick = "sigaction of the kick",
     UnblockKick = "pthread_sigmask of the kick",
     StartVcpu = "thread of a vCPU",
+    CatchViolation = "sigaction of SIGSYS",
+    Confine = "seccomp filter of a vCPU's thread",
     StartHotplug = "thread of the run's hotplug",
     StartResizer = "thread of a resizer",
 }

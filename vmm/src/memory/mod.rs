@@ -13,6 +13,7 @@ mod mapping;
 pub mod paging;
 pub mod ram;
 pub mod sigbus;
+pub(crate) mod signals;
 mod space;
 mod vcpu_threads;
 pub mod vm_memory;

@@ -47,6 +47,10 @@ impl Members {
         Self { ranges }
     }
 
+    pub(super) fn ranges(&self) -> &[AddrRange] {
+        &self.ranges
+    }
+
     pub(super) fn contains(&self, addr: u64) -> bool {
         let after = self.ranges.partition_point(|r| r.start() <= addr);
         after > 0 && self.ranges[after - 1].contains(addr)

@@ -171,7 +171,7 @@ pub use pin::VmaPin;
 pub use pin_set::PinSet;
 pub use range::AddrRange;
 pub use reader::Reader;
-pub use report::{DrainReport, HoldKind, Holder};
+pub use report::{DrainReport, HoldKind, Holder, Waiter};
 pub use section::{Drained, Published, WriteSection};
 pub use space::AddressSpace;
 pub use stats::MmStats;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::VmaInfo;
+use super::{AddrRange, VmaInfo};
 
 /// Who is told of the write sections of a space: set once, by
 /// [`AddressSpace::observe`](super::AddressSpace::observe). Without one nothing is
@@ -14,6 +14,18 @@ pub trait Observer: Send + Sync {
     /// Now, on a clock of the observer's, which does not go back and is the same for
     /// all threads. Not 0, which stands for "did not happen".
     fn now(&self) -> u64;
+
+    /// Section `number` is about to lock its write set, which is in order, and to wait
+    /// for its readers: nobody waits for it yet. By default nothing is done.
+    fn locking(&self, number: u64, write_set: &[AddrRange]) {
+        let _ = (number, write_set);
+    }
+
+    /// No reader is left in the write set of section `number`; now come its side
+    /// effects. By default nothing is done.
+    fn drained(&self, number: u64) {
+        let _ = number;
+    }
 
     /// A section is over, published or given up; those who waited for it have been
     /// woken, and its thread still has the map lock: so the calls come in the order

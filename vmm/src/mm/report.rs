@@ -28,6 +28,18 @@ pub struct Holder {
     pub kind: HoldKind,
 }
 
+/// A lookup that sleeps for the end of a write section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// The thread's name, or its id where it has none.
+    pub thread: String,
+    /// The address that it looks up.
+    pub addr: u64,
+    /// The number of the section that it waits for; one of those that the section has
+    /// (see [`Published::rounds`](super::Published::rounds)).
+    pub section: u64,
+}
+
 /// How a drain went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DrainReport {

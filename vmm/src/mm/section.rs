@@ -219,10 +219,16 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let neighbours = core.unread(&plan.neighbours(), open.first);
         let next = Next::build(core, &mut plan, &neighbours, neighbours.is_empty());
         core.window(Window::Planned);
+        if let Some(observer) = core.observer() {
+            observer.locking(open.first, members.ranges());
+        }
         let outcome = core.lock_and_drain(&slots, &members, open.first, options);
         open.notes.holders = outcome.report.holders.len();
         if outcome.clear {
             open.notes.drained = core.stamp();
+            if let Some(observer) = core.observer() {
+                observer.drained(open.first);
+            }
         }
         let mut drained = Drained {
             open,

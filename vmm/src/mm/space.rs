@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{Core, Pace};
+use super::entry::State;
 use super::registry::Registry;
 use super::sync;
+use super::sync::atomic::Ordering;
 use super::{
     AddrRange, Holder, LookupError, LookupPath, MmStats, MmapReadGuard, Observer, Payload,
-    Published, SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, WriteError,
-    WriteSection, local,
+    Published, SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, Waiter,
+    WriteError, WriteSection, local,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -164,6 +166,28 @@ impl<T: Payload> AddressSpace<T> {
                 if state.delays(0) && range.contains(addr) {
                     let (thread, kind) = (record.thread_name(), state.kind());
                     found.push(Holder { thread, addr, kind });
+                }
+            });
+        }
+        found
+    }
+
+    /// Which lookups wait for the section that is open now. (Not those that wait by
+    /// other means than an entry, as with [`holders`](Self::holders).) They come and go
+    /// meanwhile.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        let open = self.core.seq.load(Ordering::Acquire);
+        let mut found = Vec::new();
+        for record in self.core.registry.records() {
+            record.each_entry(|entry| {
+                let (state, addr) = entry.load_whole();
+                if state == State::Wait(open) {
+                    let (thread, section) = (record.thread_name(), open);
+                    found.push(Waiter {
+                        thread,
+                        addr,
+                        section,
+                    });
                 }
             });
         }

@@ -7,6 +7,7 @@ use super::aim::Aim;
 use super::mix::Mix;
 use super::preset::Preset;
 use super::steps::Steps;
+use crate::kvm::Seccomp;
 use crate::mm::Strategy;
 
 /// The most readers and writers together.
@@ -37,6 +38,8 @@ pub struct StressConfig {
     pub strategy: Strategy,
     /// The KVM device; `None` to storm the map alone.
     pub kvm: Option<PathBuf>,
+    /// Whether the vCPUs' threads are confined.
+    pub seccomp: Seccomp,
     /// How long each section is open besides, as one is that changes memslots. Without
     /// KVM only.
     pub work: Duration,
@@ -116,6 +119,7 @@ impl StressConfig {
             mix: preset.mix(with_kvm),
             strategy: Strategy::Native,
             kvm,
+            seccomp: Seccomp::default(),
             work: preset.work(),
             delays: preset.delays(),
             wants: preset.wants(),
@@ -218,6 +222,7 @@ impl StressConfig {
         option(self.work != usual.work, "work", &micros);
         let delays = if self.delays { "on" } else { "off" };
         option(self.delays != usual.delays, "delays", &delays);
+        option(self.seccomp != usual.seccomp, "seccomp", &self.seccomp);
         if let Some(broken) = self.broken {
             option(true, "break", &broken.name);
         }

@@ -17,7 +17,10 @@ use super::mix::Op;
 use super::oracle::{Oracle, Violation};
 use super::report::{Covered, LookupFigures, StressReport, StressVerdict};
 use super::writer::WriterFigures;
-use super::{StressConfig, StressError, StressProgress, breaks, judge, late, linger, message};
+use super::{
+    OnBegin, StressConfig, StressError, StressProgress, Watched, breaks, judge, late, linger,
+    message,
+};
 use crate::machine::{
     Machine, MachineConfig, MemoryConfig, RunReport, Sabotage, StopRequest, Verdict,
 };
@@ -49,6 +52,7 @@ fn machine_config(config: &StressConfig) -> MachineConfig {
             at_window: config.delays.then_some(linger::AT_WINDOW),
             ..SpaceOptions::default()
         },
+        seccomp: config.seccomp,
         sabotage: sabotage.and_then(|broken| match broken.name {
             "flip-byte" => Some(Sabotage::FlipByte),
             "mmio-value" => Some(Sabotage::MmioValue),
@@ -64,6 +68,7 @@ pub(super) fn run(
     config: &StressConfig,
     stop: &StopRequest,
     progress: &mut dyn FnMut(StressProgress),
+    begins: Option<OnBegin<'_>>,
 ) -> Result<StressReport, StressError> {
     late::watch(config);
     if config.delays {
@@ -72,7 +77,13 @@ pub(super) fn run(
     let machine = Machine::new(machine_config(config), Box::new(io::sink()))?;
     let (region, memory) = (machine.hotplug().clone(), machine.memory().clone());
     let (finish, over) = (machine.finish_flag(), AtomicBool::new(false));
-    let (done, running) = (AtomicU64::new(0), AtomicU32::new(config.writers));
+    let done = Arc::new(AtomicU64::new(0));
+    let running = AtomicU32::new(config.writers);
+    if let Some(begins) = begins {
+        let observed = |error| StressError::Watch(io::Error::other(error));
+        let handle = machine.handle().map_err(observed)?;
+        begins(Watched::Machine(handle, done.clone())).map_err(StressError::Watch)?;
+    }
     let found = Mutex::new(None::<Violation>);
     let history = History::of_operations();
     let clock = Arc::new(Clock::default());

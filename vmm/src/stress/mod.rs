@@ -33,6 +33,7 @@ mod clock;
 mod config;
 mod figures;
 mod guest;
+mod handle;
 mod history;
 mod judge;
 mod late;
@@ -58,6 +59,7 @@ use std::time::Duration;
 pub use breaks::{BREAKS, Break, POSSIBLE as CAN_BREAK};
 pub use config::{MAX_REGIONS, MAX_THREADS, StressConfig, StressConfigError};
 pub use figures::{Bucket, Figures, Spread};
+pub use handle::{StormHandle, Watched};
 pub use mix::{Mix, Op};
 pub use oracle::{Oracle, Violation};
 pub use preset::Preset;
@@ -89,6 +91,9 @@ pub enum StressError {
     /// The host gave no memory.
     #[error("the host gave no memory for the regions: {0}; try fewer (--regions)")]
     Memory(std::io::Error),
+    /// Nobody can see it who was to.
+    #[error("the storm cannot be watched: {0}")]
+    Watch(std::io::Error),
     /// The host gave no thread.
     #[error("the host gave no thread: {0}; try fewer (--vcpus, --writers)")]
     Thread(std::io::Error),
@@ -112,17 +117,34 @@ pub fn run(
     stop: &StopRequest,
     progress: &mut dyn FnMut(StressProgress),
 ) -> Result<StressReport, StressError> {
+    run_watched(config, stop, progress, None)
+}
+
+/// Who is to see a storm, called once, before it begins.
+pub type OnBegin<'a> = &'a mut dyn FnMut(Watched) -> std::io::Result<()>;
+
+/// As [`run`], with somebody who sees it: `begins` is told what there is to see just
+/// before the storm begins (of two storms that are compared, the first one).
+///
+/// # Errors
+/// As there; [`StressError::Watch`] if `begins` fails, and then there is no storm.
+pub fn run_watched(
+    config: &StressConfig,
+    stop: &StopRequest,
+    progress: &mut dyn FnMut(StressProgress),
+    begins: Option<OnBegin<'_>>,
+) -> Result<StressReport, StressError> {
     config.check()?;
     if let Some(broken) = config.broken {
         broken.take_effect();
     }
     if config.kvm.is_some() {
-        return guest::run(config, stop, progress);
+        return guest::run(config, stop, progress, begins);
     }
-    let mut report = run::run(config, stop, progress)?;
+    let mut report = run::run(config, stop, progress, begins)?;
     if config.preset == Preset::Starve && report.verdict == StressVerdict::Passed {
         let compared = config.compared(Duration::from_secs_f64(report.seconds.max(1.0)));
-        report.compared = Some(Box::new(run::run(&compared, stop, progress)?));
+        report.compared = Some(Box::new(run::run(&compared, stop, progress, None)?));
     }
     Ok(report)
 }

@@ -14,7 +14,8 @@ use super::reader::{Reader, ReaderFigures, Sent};
 use super::world::{Ended, World};
 use super::writer::{Writer, WriterFigures};
 use super::{
-    StressConfig, StressError, StressProgress, StressReport, judge, late, message, passer,
+    OnBegin, StormHandle, StressConfig, StressError, StressProgress, StressReport, Watched, judge,
+    late, message, passer,
 };
 use crate::machine::StopRequest;
 
@@ -75,9 +76,14 @@ pub(super) fn run(
     config: &StressConfig,
     stop: &StopRequest,
     progress: &mut dyn FnMut(StressProgress),
+    begins: Option<OnBegin<'_>>,
 ) -> Result<StressReport, StressError> {
     late::watch(config);
     let world = World::new(config.clone()).map_err(StressError::Memory)?;
+    if let Some(begins) = begins {
+        let handle = StormHandle::new(world.clone());
+        begins(Watched::Map(handle)).map_err(StressError::Watch)?;
+    }
     let (hand_in, handed) = mpsc::channel();
     let mut crew = Crew {
         world: world.clone(),

@@ -66,7 +66,7 @@ impl fmt::Display for ExitKind {
 }
 
 impl ExitKey {
-    fn new(kind: ExitKind, addr: u64, access: &Access) -> Self {
+    pub(super) fn new(kind: ExitKind, addr: u64, access: &Access) -> Self {
         let addr = match (access.served, access.vma) {
             (Served::Memory | Served::RomWrite, Some(start)) => start,
             (Served::Unmapped, _) => addr & !((2 << 20) - 1),
@@ -79,9 +79,15 @@ impl ExitKey {
         }
     }
 
+    /// The address or port; `None` for a kind that has none, and for the row of the rest.
+    pub fn address(&self) -> Option<u64> {
+        let has_none = matches!(self.kind, ExitKind::Halt | ExitKind::Interrupted);
+        (!has_none && *self != Self::overflow(self.kind)).then_some(self.addr)
+    }
+
     /// What a vCPU's exits are counted under once it has made too many different
     /// ones.
-    const fn overflow(kind: ExitKind) -> Self {
+    pub(super) const fn overflow(kind: ExitKind) -> Self {
         Self {
             kind,
             served: None,
@@ -106,15 +112,16 @@ impl fmt::Display for ExitKey {
 
 /// How many rows all vCPUs of a machine may make together: the guest chooses the
 /// addresses, and each row takes some kilobytes.
-const MAX_ROWS: usize = 8192;
+pub(super) const MAX_ROWS: usize = 8192;
 /// How many a vCPU may make, however many there are.
-const MIN_ROWS: usize = 64;
+pub(super) const MIN_ROWS: usize = 64;
+/// How many kinds of exits there are.
+pub(super) const KINDS: usize = 6;
 
-/// What is recorded of one vCPU, by its own thread only.
+/// What was counted of one vCPU, or of several together. A vCPU's thread counts in a
+/// [`LiveVcpu`](super::LiveVcpu).
 #[derive(Debug, Default)]
 pub struct VcpuTrace {
-    /// How many rows `exits` may have before the rest is counted together.
-    max_rows: usize,
     /// The exits.
     pub exits: ExitTable,
     /// Exits by MMIO, second fragments left out: what KVM calls `mmio_exits`.
@@ -140,60 +147,6 @@ pub struct VcpuTrace {
 }
 
 impl VcpuTrace {
-    /// For one of `vcpus` vCPUs. (The default one is for adding others up.)
-    pub fn for_one_of(vcpus: usize) -> Self {
-        let max_rows = (MAX_ROWS / vcpus.max(1)).max(MIN_ROWS);
-        Self {
-            max_rows,
-            ..Self::default()
-        }
-    }
-
-    /// Records an exit that was an access, and how many nanoseconds it took.
-    pub fn access(&mut self, kind: ExitKind, addr: u64, access: &Access, ns: u64) {
-        match access.served {
-            Served::Unmapped => {
-                self.unmapped += 1;
-                self.unmapped_reads += u64::from(kind == ExitKind::MmioRead);
-            }
-            Served::RomWrite => self.rom_writes += 1,
-            Served::DeviceFailed => self.device_failures += 1,
-            Served::Memory | Served::Device => {}
-        }
-        self.lazy_slots += u64::from(access.slots);
-        match (&access.path.waited, access.vma) {
-            (Some(waited), _) => self.waits.record(waited.time),
-            (None, Some(_)) => self.lookups_fast += 1,
-            (None, None) => self.lookups_none += 1,
-        }
-        self.row(ExitKey::new(kind, addr, access), ns);
-    }
-
-    /// Records an exit that was none.
-    pub fn other(&mut self, kind: ExitKind, ns: u64) {
-        self.row(
-            ExitKey {
-                kind,
-                served: None,
-                addr: 0,
-            },
-            ns,
-        );
-    }
-
-    #[inline]
-    fn row(&mut self, key: ExitKey, ns: u64) {
-        if let Some(times) = self.exits.get_mut(&key) {
-            return times.record_ns(ns);
-        }
-        let full = self.exits.len() >= self.max_rows;
-        let key = match full {
-            true => ExitKey::overflow(key.kind),
-            false => key,
-        };
-        self.exits.row(key).record_ns(ns);
-    }
-
     /// Adds what another vCPU's thread recorded.
     pub fn add(&mut self, other: &Self) {
         self.exits.add(&other.exits);
@@ -246,25 +199,5 @@ mod tests {
             ExitKey::new(ExitKind::PioIn, 0x20_1234, &ram).addr,
             0x20_0000
         );
-    }
-
-    #[test]
-    fn a_guest_cannot_make_the_table_grow_without_end() {
-        let mut trace = VcpuTrace::for_one_of(8);
-        let rows = MAX_ROWS / 8;
-        let exits = 2 * rows as u64;
-        for addr in 0..exits {
-            trace.access(ExitKind::MmioRead, addr, &device_at(addr), 1);
-        }
-        assert_eq!(trace.exits.len(), rows + 1);
-        let others = trace.exits.get(&ExitKey::overflow(ExitKind::MmioRead));
-        let others = others.unwrap();
-        assert_eq!(others.count(), exits - rows as u64);
-        assert_eq!(trace.lookups_fast, exits);
-        let mut sum = VcpuTrace::default();
-        sum.add(&trace);
-        sum.add(&trace);
-        assert_eq!(sum.lookups_fast, 2 * exits);
-        assert_eq!(sum.exits.count(), 2 * exits);
     }
 }

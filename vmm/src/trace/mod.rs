@@ -8,6 +8,7 @@
 //! | [`mod@file`] | the file: writing and reading it |
 //! | [`export`] | Perfetto, JSON lines, OpenMetrics |
 //! | [`html`] | a page for a browser |
+//! | [`live`] | what is counted always, to be read meanwhile |
 //! | [`links`] | which write section a wait was for |
 //! | [`replay`] | a recorded stream, sent to the map and the devices again |
 //! | [`report`] | tables: what `perf kvm stat` has, percentiles, waits |
@@ -19,6 +20,7 @@ pub mod file;
 mod histogram;
 pub mod html;
 pub mod links;
+pub mod live;
 pub mod record;
 pub mod replay;
 pub mod report;
@@ -27,4 +29,5 @@ mod table;
 pub use exits::{ExitKey, ExitKind, VcpuTrace};
 pub use file::TraceFile;
 pub use histogram::{Summary, Times};
+pub use live::{LiveVcpu, VcpuCounter};
 pub use table::ExitTable;

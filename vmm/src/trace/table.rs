@@ -8,28 +8,13 @@ use super::{ExitKey, Times};
 
 /// How long the exits of each kind and address took: from `KVM_RUN` returning to
 /// its next call.
-///
-/// Quick where the same row comes again and again. The hash is quick too, and not
-/// proof against a guest that chooses its addresses to collide: it slows its own
-/// exits down, and the number of rows is bounded.
 #[derive(Clone, Debug, Default)]
 pub struct ExitTable {
     rows: Vec<(ExitKey, Times)>,
     index: HashMap<ExitKey, usize, FxBuildHasher>,
-    /// The row found last.
-    last: usize,
 }
 
 impl ExitTable {
-    /// The row of `key`, if there is one.
-    #[inline]
-    pub fn get_mut(&mut self, key: &ExitKey) -> Option<&mut Times> {
-        if self.rows.get(self.last).is_none_or(|(last, _)| last != key) {
-            self.last = *self.index.get(key)?;
-        }
-        self.rows.get_mut(self.last).map(|(_, times)| times)
-    }
-
     /// The row of `key`, a new one if there was none.
     pub fn row(&mut self, key: ExitKey) -> &mut Times {
         let at = *self.index.entry(key).or_insert_with(|| {

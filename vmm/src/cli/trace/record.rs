@@ -90,7 +90,7 @@ pub(crate) fn record(args: RecordCommand) -> Result<(), Failure> {
     let mut run = match cli.command {
         None => cli.run,
         Some(Command::Run(run)) => run,
-        Some(Command::Check(_) | Command::Stress(_) | Command::Trace(_)) => {
+        Some(_) => {
             return Err(Failure::Cannot(
                 "what is recorded is a run: trace record -o FILE -- run OPTIONS".to_owned(),
             ));

@@ -18,12 +18,12 @@ mod copy;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
-use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use libc::{c_int, c_void, siginfo_t};
+
+use super::signals;
 
 /// The host had no page to give for an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,31 +158,10 @@ pub unsafe fn handle(info: *const siginfo_t, context: *mut c_void) -> bool {
 pub fn install() -> io::Result<()> {
     super::faults::check(super::faults::Step::CatchSigbus)?;
     static RESULT: OnceLock<Result<(), i32>> = OnceLock::new();
-    let result = RESULT.get_or_init(|| {
-        let errno = || {
-            io::Error::last_os_error()
-                .raw_os_error()
-                .unwrap_or(libc::EINVAL)
-        };
-        let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: only reads the disposition, into a place of the right type.
-        if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), before.as_mut_ptr()) } != 0 {
-            return Err(errno());
-        }
-        // SAFETY: filled in by the call above; zeroes would be valid too.
-        let before = unsafe { before.assume_init() };
-        // Kept before our handler can run. Only this closure, which runs once, does.
-        let _ = BEFORE.set(before);
-        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_sigbus;
-        let mut action = before;
-        action.sa_sigaction = handler as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: `action` is a valid disposition, whose handler calls only
-        // async-signal-safe functions.
-        match unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) } {
-            0 => Ok(()),
-            _ => Err(errno()),
-        }
+    let result = *RESULT.get_or_init(|| {
+        // SAFETY: the handler calls only async-signal-safe functions.
+        let installed = unsafe { signals::install(libc::SIGBUS, on_sigbus, &BEFORE) };
+        installed.map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
     });
     result.map_err(io::Error::from_raw_os_error)
 }
@@ -200,32 +179,9 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
     if note_poison(code, addr) {
         return;
     }
-    let before = BEFORE
-        .get()
-        .map(|before| (before.sa_sigaction, before.sa_flags));
-    match before {
-        Some((handler, flags)) if handler != libc::SIG_DFL && handler != libc::SIG_IGN => {
-            if flags & libc::SA_SIGINFO != 0 {
-                // SAFETY: with this flag, that is the type of the handler that
-                // somebody installed for this signal.
-                let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) =
-                    unsafe { std::mem::transmute(handler) };
-                handler(signal, info, context);
-            } else {
-                // SAFETY: as above, without the flag.
-                let handler: extern "C" fn(c_int) = unsafe { std::mem::transmute(handler) };
-                handler(signal);
-            }
-        }
-        _ => {
-            // SAFETY: both are async-signal-safe. The signal is blocked while its
-            // handler runs, so it comes again, to the default action, on return.
-            unsafe {
-                libc::signal(signal, libc::SIG_DFL);
-                libc::raise(signal);
-            }
-        }
-    }
+    // SAFETY: these are the arguments of this handler, and what was installed before
+    // it.
+    unsafe { signals::pass_on(BEFORE.get(), signal, info, context) };
 }
 
 thread_local! {
@@ -264,6 +220,7 @@ fn note_poison(code: c_int, addr: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
+    use std::ptr;
 
     use super::*;
 

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 
 use super::super::event::Event;
 use super::super::links::Links;
+use super::super::live::LiveTimes;
 use super::super::report::Filter;
 use super::super::{ExitKind, TraceFile};
 
@@ -30,8 +31,9 @@ const BUCKETS: [u64; 17] = [
     10_000_000_000,
 ];
 
+/// A histogram, as OpenMetrics has it.
 #[derive(Default)]
-struct Histogram {
+pub(crate) struct Histogram {
     /// Not cumulative; the last is for longer ones.
     counts: [u64; BUCKETS.len() + 1],
     sum_ns: u128,
@@ -43,7 +45,16 @@ impl Histogram {
         self.sum_ns += u128::from(ns);
     }
 
-    fn print(&self, out: &mut String, name: &str, labels: &str) {
+    /// Adds what is being counted: to the percent that it is known to.
+    pub(crate) fn add_live(&mut self, times: &LiveTimes) {
+        for (ns, count) in times.each() {
+            self.counts[BUCKETS.partition_point(|end| *end < ns)] += count;
+        }
+        self.sum_ns += u128::from(times.total_ns());
+    }
+
+    /// Prints it. `labels` are separated by commas, and there is at least one.
+    pub(crate) fn print(&self, out: &mut String, name: &str, labels: &str) {
         let mut sum = 0;
         for (n, count) in self.counts.iter().enumerate() {
             sum += count;
@@ -93,13 +104,6 @@ pub fn write(trace: &TraceFile, filter: &Filter, out: &mut impl Write) -> io::Re
         }
     }
     let mut text = String::new();
-    let family = |text: &mut String, name: &str, help: &str, kind: &str, unit: Option<&str>| {
-        let _ = writeln!(text, "# TYPE {name} {kind}");
-        if let Some(unit) = unit {
-            let _ = writeln!(text, "# UNIT {name} {unit}");
-        }
-        let _ = writeln!(text, "# HELP {name} {help}");
-    };
     let name = "gracefault_exit_seconds";
     let help = "From KVM_RUN returning to its next call.";
     family(&mut text, name, help, "histogram", Some("seconds"));
@@ -145,8 +149,18 @@ pub fn write(trace: &TraceFile, filter: &Filter, out: &mut impl Write) -> io::Re
     out.write_all(text.as_bytes())
 }
 
+/// What comes before the samples of one name.
+pub(crate) fn family(text: &mut String, name: &str, help: &str, kind: &str, unit: Option<&str>) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "# TYPE {name} {kind}");
+    if let Some(unit) = unit {
+        let _ = writeln!(text, "# UNIT {name} {unit}");
+    }
+    let _ = writeln!(text, "# HELP {name} {help}");
+}
+
 /// A label's value.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")

@@ -11,7 +11,8 @@ mod threads;
 mod writer;
 
 pub use observer::SpaceObserver;
+pub(crate) use observer::what;
 pub use options::{BadEvents, EventSet, OnFull, RecordOptions};
 pub use ring::Who;
 pub use threads::VcpuRecorder;
-pub use writer::{RecordError, Recording, Written};
+pub use writer::{RecordError, Recording, RecordingHandle, Written};

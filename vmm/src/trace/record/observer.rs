@@ -83,7 +83,7 @@ impl Observer for SpaceObserver {
 }
 
 /// What a section did, by what it left.
-fn what(seen: &SectionSeen<'_>) -> What {
+pub(crate) fn what(seen: &SectionSeen<'_>) -> What {
     let is_part = |vma: &VmaInfo| {
         let mut removed = seen.removed.iter();
         removed.any(|old| old.range.covers(vma.range) && old.flags == vma.flags)

@@ -2,13 +2,13 @@
 //! the thread's first event on.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::event::{Event, Exit};
 use super::super::{ExitKind, event};
 use super::ring::{Consumer, Producer, Who, ring};
-use super::{EventSet, OnFull};
+use super::{EventSet, OnFull, RecordingHandle, Written};
 
 /// What the threads that record and the writer share.
 #[derive(Debug)]
@@ -17,6 +17,9 @@ pub(super) struct Shared {
     events: AtomicU32,
     ring: usize,
     on_full: OnFull,
+    /// What the writer has written, and what it knows to be lost.
+    written: AtomicU64,
+    lost: AtomicU64,
     /// Rings that the writer has not taken over yet. Held for a push or a take only.
     new_rings: Mutex<Vec<(Who, Consumer)>>,
 }
@@ -27,7 +30,23 @@ impl Shared {
             events: AtomicU32::new(events.bits()),
             ring,
             on_full,
+            written: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             new_rings: Mutex::default(),
+        }
+    }
+
+    /// The writer's: how far it is.
+    pub(super) fn tell(&self, so_far: Written) {
+        self.written.store(so_far.events, Ordering::Relaxed);
+        self.lost.store(so_far.lost, Ordering::Relaxed);
+    }
+
+    /// What the writer has written and lost so far.
+    pub(super) fn so_far(&self) -> Written {
+        Written {
+            events: self.written.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
         }
     }
 
@@ -79,6 +98,11 @@ impl VcpuRecorder {
             vcpu,
             producer: None,
         }
+    }
+
+    /// Whether it records for this recording.
+    pub fn is_of(&self, recording: &RecordingHandle) -> bool {
+        Arc::ptr_eq(&self.shared, recording.shared())
     }
 
     /// Whether exits of this kind are recorded: one relaxed load.

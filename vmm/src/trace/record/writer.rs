@@ -110,15 +110,19 @@ impl Recording {
         })
     }
 
+    /// What threads that record need of it.
+    pub fn handle(&self) -> RecordingHandle {
+        RecordingHandle(self.shared.clone())
+    }
+
     /// Who records the exits of a vCPU.
     pub fn vcpu(&self, vcpu: u32) -> VcpuRecorder {
-        let vcpu = u16::try_from(vcpu).unwrap_or(u16::MAX);
-        VcpuRecorder::new(self.shared.clone(), vcpu)
+        self.handle().vcpu(vcpu)
     }
 
     /// Who records the write sections of a space.
     pub fn observer(&self, space: Space) -> Arc<SpaceObserver> {
-        Arc::new(SpaceObserver::new(self.shared.clone(), space))
+        self.handle().observer(space)
     }
 
     /// Ends it, with how the run ended. Blocks until all is written. Events that are
@@ -141,6 +145,33 @@ impl Recording {
         thread
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// What threads that record need of a recording. Once that is finished, nothing is
+/// recorded by it any more.
+#[derive(Clone, Debug)]
+pub struct RecordingHandle(Arc<Shared>);
+
+impl RecordingHandle {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Who records the exits of a vCPU.
+    pub fn vcpu(&self, vcpu: u32) -> VcpuRecorder {
+        let vcpu = u16::try_from(vcpu).unwrap_or(u16::MAX);
+        VcpuRecorder::new(self.0.clone(), vcpu)
+    }
+
+    /// Who records the write sections of a space.
+    pub fn observer(&self, space: Space) -> Arc<SpaceObserver> {
+        Arc::new(SpaceObserver::new(self.0.clone(), space))
+    }
+
+    /// What has been written and lost, as of a few milliseconds ago.
+    pub fn so_far(&self) -> Written {
+        self.0.so_far()
     }
 }
 
@@ -181,6 +212,7 @@ impl Rings {
             drop(asked);
             // A disk that is full now may have room later; the gap is counted.
             failed = self.empty().err().or(failed);
+            self.shared.tell(self.threads.written());
             if let Some(outcome) = outcome {
                 let end = self.output.end(&self.threads, outcome);
                 return (self.threads.written(), failed.map_or(end, Err));
