@@ -8,6 +8,8 @@ mod support;
 #[path = "run/command.rs"]
 #[allow(dead_code, reason = "this harness uses a part of it")]
 mod command;
+#[path = "top/hangup.rs"]
+mod hangup;
 #[path = "top/once.rs"]
 mod once;
 #[path = "top/terminal.rs"]
@@ -17,6 +19,11 @@ mod vm;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [once::trials(), terminal::trials(), vm::trials()];
+    let trials = [
+        hangup::trials(),
+        once::trials(),
+        terminal::trials(),
+        vm::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

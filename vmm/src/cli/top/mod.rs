@@ -161,7 +161,8 @@ impl Top {
             }
             assert!(self.sabotage.is_none(), "on purpose");
             changed = false;
-            if event::poll(TICK)? {
+            self.screen.wait(TICK)?;
+            if event::poll(Duration::ZERO)? {
                 match event::read()? {
                     Event::Key(key) if key.kind != KeyEventKind::Release => {
                         if let Some(ended) = self.press(key)? {

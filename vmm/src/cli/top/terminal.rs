@@ -1,8 +1,11 @@
 //! The terminal, which is given back as it was whatever happens.
 
-use std::io::{self, IsTerminal, Stdout, stdout};
+use std::fs::File;
+use std::io::{self, IsTerminal, Stdout, stdin, stdout};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -21,6 +24,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// A screen of our own on the terminal. Dropping it gives the terminal back.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Sixteen<Stdout>>>,
+    /// Where keys come from.
+    keys: OwnedFd,
 }
 
 impl Screen {
@@ -30,10 +35,15 @@ impl Screen {
             let what = "stdout is no terminal: `top -1` prints once, to anything";
             return Err(io::Error::other(what));
         }
+        // As crossterm has it.
+        let keys = match stdin().is_terminal() {
+            true => stdin().as_fd().try_clone_to_owned()?,
+            false => File::open("/dev/tty")?.into(),
+        };
         give_back_on_panic();
         take()?;
         match Terminal::new(CrosstermBackend::new(Sixteen::new(stdout()))) {
-            Ok(terminal) => Ok(Self { terminal }),
+            Ok(terminal) => Ok(Self { terminal, keys }),
             Err(error) => {
                 give_back();
                 Err(error)
@@ -44,6 +54,30 @@ impl Screen {
     /// Where to draw.
     pub(super) fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Sixteen<Stdout>>> {
         &mut self.terminal
+    }
+
+    /// Waits until a key is pressed, a signal comes, or `time` is over. Fails if the
+    /// terminal has gone away: who reads from it then is told of its end again and again,
+    /// and crossterm reads on for ever.
+    pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
+        let mut keys = libc::pollfd {
+            fd: self.keys.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one descriptor, which is open as long as `self` is there.
+        if unsafe { libc::poll(&raw mut keys, 1, ms) } < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(error),
+            };
+        }
+        match keys.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) {
+            0 => Ok(()),
+            _ => Err(io::Error::other("it has gone away")),
+        }
     }
 
     /// Gives the terminal back while the process is stopped, as by Ctrl-Z in a shell, and
