@@ -238,7 +238,8 @@ mod tests {
         let all = Arc::new(Connections::new(2));
         let (first, second) = (all.admit().unwrap(), all.admit().unwrap());
         let at = |ticket: &Ticket, ms| ticket.connection.touched.store(ms, Ordering::Relaxed);
-        (at(&first, 5), at(&second, 3));
+        at(&first, 5);
+        at(&second, 3);
         let third = all.admit().unwrap();
         at(&third, 9);
         let is_there = |ticket: &Ticket| {
