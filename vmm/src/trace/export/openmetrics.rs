@@ -6,6 +6,7 @@ use std::io::{self, Write};
 
 use super::super::event::Event;
 use super::super::links::Links;
+#[cfg(feature = "api")]
 use super::super::live::LiveTimes;
 use super::super::report::Filter;
 use super::super::{ExitKind, TraceFile};
@@ -46,6 +47,7 @@ impl Histogram {
     }
 
     /// Adds what is being counted: to the percent that it is known to.
+    #[cfg(feature = "api")]
     pub(crate) fn add_live(&mut self, times: &LiveTimes) {
         for (ns, count) in times.each() {
             self.counts[BUCKETS.partition_point(|end| *end < ns)] += count;
