@@ -36,6 +36,8 @@ fn nobody() -> Outcome {
     run("ctl info")
         .expect_status(2)
         .expect_message(&["which VM?", "--api-socket PATH"]);
+    let ended = run(&format!("ctl --api-socket {path} ping --wait 300ms"));
+    ended.expect_status(2).expect_message(&["missing"]);
     for bad in [
         "ctl --api-socket x unplug",
         "ctl --api-socket x unplug a --at 0 --size 1",
@@ -66,6 +68,7 @@ fn each_verb() -> Outcome {
         json.ok().filter(|_| ended.status.success())
     };
     says("ctl ping", &["Gracefault"]);
+    says("ctl ping --wait 1s", &["Gracefault"]);
     says("ctl info", &["running", "128 MiB", "0x100000000"]);
     says("ctl counters", &["lookup_success", "bytes_verified"]);
     says("ctl pause", &[]);

@@ -199,6 +199,24 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..USUAL
     },
     Operation {
+        name: "unplug of three",
+        plugged: &[0, 1, 2, 3],
+        run: |scene| unplug_three(scene),
+        undoing: &[Step::AddSlot, Step::DiscardMemory],
+        ..USUAL
+    },
+    Operation {
+        name: "unplug of three, lazy",
+        plugged: &[0, 1, 2, 3],
+        run: |scene| {
+            touch(scene)?;
+            unplug_three(scene)
+        },
+        undoing: &[Step::DiscardMemory],
+        lazy: true,
+        ..USUAL
+    },
+    Operation {
         name: "plug of two, from an image",
         plugged: &[2],
         run: |scene| plug(scene, &[0, 1]),
@@ -376,6 +394,20 @@ fn plug(scene: &Scene<'_>, blocks: &[u32]) -> Result<End, String> {
 
 fn unplug(scene: &Scene<'_>, consent: Consent<'_>) -> Result<End, String> {
     let report = scene.blocks.region.unplug(1, consent, None);
+    let report = report.map_err(text)?;
+    Ok(match report.unmap_error {
+        Some(_) => End::Stands,
+        None => End::Done,
+    })
+}
+
+/// The last of them is the one that is touched.
+fn unplug_three(scene: &Scene<'_>) -> Result<End, String> {
+    let soon = Some(soon());
+    let report = scene
+        .blocks
+        .region
+        .unplug_all(&[3, 2, 1], Consent::Surprise, soon);
     let report = report.map_err(text)?;
     Ok(match report.unmap_error {
         Some(_) => End::Stands,

@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("unplug_lets_a_guest_that_refuses_keep_the_block", refused),
         kvm_test("unplug_gives_the_memory_back", gives_back),
         kvm_test("plug_of_several_is_seen_at_once", several),
+        kvm_test("unplug_of_several_is_all_or_nothing", all_or_nothing),
     ]
 }
 
@@ -217,5 +218,37 @@ fn several() -> Outcome {
     })?;
     println!("seen without them {none} times, with them {some} times");
     assert!(none > 0 && some > 0);
+    Ok(())
+}
+
+/// One of three is held, or not plugged: all stay. Then all go, in one section.
+fn all_or_nothing() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 4)?;
+    let region = &blocks.region;
+    region.plug_all(&[0, 1, 2], BlockKind::Cooperative)?;
+    let before = blocks.space.mm().vmas(blocks.space.mm().range());
+    let soon = || Some(Instant::now() + Duration::from_millis(20));
+    let unplug = |which: &[u32], until| region.unplug_all(which, Consent::Surprise, until);
+    let error = beside_reader(&blocks, |_| unplug(&[2, 1, 0], soon())).unwrap_err();
+    let HotplugError::Map(WriteError::TimedOut { report }) = error else {
+        panic!("{error}");
+    };
+    assert!(
+        report
+            .holders
+            .iter()
+            .all(|holder| holder.thread == "reader")
+    );
+    for (which, what) in [([0, 1, 3], "not plugged"), ([0, 1, 9], "no block 9")] {
+        let error = unplug(&which, soon()).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    assert_eq!(blocks.space.mm().vmas(blocks.space.mm().range()), before);
+    assert_eq!(region.slots().len(), 3);
+    let sections = blocks.space.mm().stats().sections;
+    unplug(&[0, 2, 1], None)?;
+    assert_eq!(blocks.space.mm().stats().sections, sections + 1);
+    assert_eq!(region.plugged(), []);
+    assert_eq!(region.absent(), [0, 1, 2, 3]);
     Ok(())
 }

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::claim::Taken;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
-use crate::kvm::BlockSlot;
+use crate::kvm::{BlockSlot, SlotError};
 use crate::memory::{Backing, LazyRam, Mapping};
 use crate::mm::{DrainReport, Drained, Published};
+
+/// How often KVM is asked for a memslot that must be there again.
+const TRIES: u32 = 3;
 
 /// Whether the guest is asked before a block is taken out.
 #[derive(Clone, Copy)]
@@ -240,18 +243,28 @@ impl HotplugRegion {
             let Some(Backing::Ram(memory)) = payload.map(|vma| vma.payload()) else {
                 continue;
             };
-            let slot = self
-                .vm
-                .add_slot(range.start(), memory.clone(), self.access());
-            match slot {
-                Ok(slot) => one.put_back(BlockSlot::Eager(slot)),
-                // Exits serve it from the map, one by one.
+            match self.slot_again(range.start(), memory) {
+                Ok(slot) => one.put_back(slot),
                 Err(error) => {
                     let block = one.block();
-                    log::error!("block {block} stays plugged, but has lost its memslot: {error}");
+                    log::error!("block {block} stays mapped, but has lost its memslot: {error}");
                 }
             }
         }
+    }
+
+    /// A memslot for memory that has just lost its own. KVM, which wants some memory for
+    /// it, is asked a few times. If it has none the block has a slot that is not in, and
+    /// each access to it is an exit that the map serves.
+    fn slot_again(&self, gpa: u64, memory: &Arc<Mapping>) -> Result<BlockSlot, SlotError> {
+        for _ in 0..TRIES {
+            match self.vm.add_slot(gpa, memory.clone(), self.access()) {
+                Ok(slot) => return Ok(BlockSlot::Eager(slot)),
+                Err(error) => log::warn!("putting a memslot in again: {error}"),
+            }
+        }
+        let slot = self.vm.lazy_slot(gpa, memory.clone())?;
+        Ok(BlockSlot::Lazy(Arc::new(slot.with_access(self.access()))))
     }
 
     /// Waits until KVM can take a slot out, if there is a deadline for that.

@@ -46,7 +46,11 @@ pub(super) enum Verb {
     /// Print its metrics, as OpenMetrics text.
     Metrics,
     /// Ask whether somebody is there.
-    Ping,
+    Ping {
+        /// Wait for so long for somebody to be: for a VM that has just been started.
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        wait: Option<Duration>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -8,8 +8,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use gracefault::api::model::{ErrorCode, PlugRequest, TraceRequest, UnplugRequest};
+use gracefault::api::model::{ErrorCode, Ping, PlugRequest, TraceRequest, UnplugRequest};
 use gracefault::api::{Client, ClientError};
 
 pub(crate) use args::CtlArgs;
@@ -49,7 +50,7 @@ pub(crate) fn ctl(args: &CtlArgs) -> Result<(), Failure> {
     let vm = client(path)?;
     let json = args.json;
     match &args.verb {
-        Verb::Ping => told(json, &vm.ping().map_err(explain)?, show::ping),
+        Verb::Ping { wait } => told(json, &ping(&vm, *wait)?, show::ping),
         Verb::Info => told(json, &vm.info().map_err(explain)?, show::info),
         Verb::Counters => told(json, &vm.counters().map_err(explain)?, show::counters),
         Verb::Map => told(json, &vm.map().map_err(explain)?, |map| show::map(map)),
@@ -61,6 +62,19 @@ pub(crate) fn ctl(args: &CtlArgs) -> Result<(), Failure> {
         Verb::Unplug(args) => unplug(&vm, args, json),
         Verb::Resize(args) => resize::resize(&vm, args, json),
         Verb::Trace(args) => trace(&vm, &args.verb, json),
+    }
+}
+
+/// Asks, and again until somebody answers or it has taken so long.
+fn ping(vm: &Client, wait: Option<Duration>) -> Result<Ping, Failure> {
+    let begun = Instant::now();
+    loop {
+        match vm.ping() {
+            Err(error) if error.is_gone() && wait.is_some_and(|wait| begun.elapsed() < wait) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            answer => return answer.map_err(explain),
+        }
     }
 }
 
