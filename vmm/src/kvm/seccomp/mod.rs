@@ -117,6 +117,7 @@ impl VcpuFilter {
         if ends {
             violation::install().map_err(SeccompError::Sigsys)?;
             panics::install();
+            allocator::settle_process();
         }
         Ok(Some(Arc::new(Self {
             program: filter.try_into()?,
@@ -127,7 +128,7 @@ impl VcpuFilter {
     /// Confines the calling thread, for good. It runs vCPU `vcpu`.
     pub(super) fn install(&self, vcpu: u32) -> Result<(), SeccompError> {
         if self.ends {
-            allocator::settle();
+            allocator::settle_thread();
             violation::unblock().map_err(SeccompError::Unblock)?;
             violation::confined(vcpu);
         }
