@@ -1,14 +1,15 @@
 //! Failures with real causes: the map, KVM and the host refuse, and all is as
 //! before.
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugError, ResizeOptions, Resizer};
 use gracefault::kvm::{SlotAccess, SlotError};
+use gracefault::machine::{Machine, MachineConfig, StopRequest};
 use gracefault::memory::faults::{Fault, Step, Watch};
-use gracefault::memory::{Backend, HugePage, Mapping, RamOptions, RamSizes, RamSource};
+use gracefault::memory::{Backend, HugePage, Mapping, PAGE, RamOptions, RamSizes, RamSource};
 use gracefault::mm::WriteError;
 use libtest_mimic::{Completion, Trial};
 
@@ -23,7 +24,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("causes_in_the_map", in_the_map),
         kvm_test("causes_in_kvm", in_kvm),
         kvm_test("causes_in_kvm_of_a_slot_that_stays", a_slot_that_stays),
+        kvm_test("causes_in_kvm_and_the_dirty_log", dirty_log),
         kvm_test("causes_in_the_host", in_the_host),
+        kvm_test(
+            "causes_in_the_host_beside_a_pause",
+            no_thread_beside_a_pause,
+        ),
         kvm_test_if("causes_in_the_host_of_huge_pages", huge_pages),
     ]
 }
@@ -41,6 +47,66 @@ fn refused<R>(
     };
     assert!(is(&error), "{error}");
     assert_eq!(Picture::of(blocks), before, "{error}");
+}
+
+/// A memslot that was out for a moment has lost KVM's log: what the guest wrote before is
+/// not said to be clean.
+fn dirty_log() -> Outcome {
+    for lazy in [false, true] {
+        let blocks = Blocks::with(BLOCK, 2, |region| region.lazy(lazy).with_dirty_log(true))?;
+        let region = &blocks.region;
+        region.plug_all(&[0, 1], BlockKind::Volatile)?;
+        if lazy {
+            blocks.space.put_in_missing(None)?;
+        }
+        for block in [0, 1] {
+            region.take_dirty_pages(block)?;
+        }
+        let watch = Watch::begin(&[Fault::once(Step::RemoveSlot, 1)]);
+        let failed = region.unplug_all(&[0, 1], Consent::Surprise, None);
+        assert_eq!(watch.failed(Step::RemoveSlot), 1, "{failed:?}");
+        drop(watch);
+        assert!(failed.is_err());
+        let dirty = |block| -> Result<u32, HotplugError> {
+            let words = region.take_dirty_pages(block)?;
+            Ok(words.iter().map(|word| word.count_ones()).sum())
+        };
+        assert_eq!(dirty(0)?, (BLOCK / PAGE) as u32, "its slot was out");
+        assert_eq!(dirty(1)?, 0, "its slot was not");
+    }
+    Ok(())
+}
+
+/// A machine whose last vCPU gets no thread ends, also if the others rest by then.
+fn no_thread_beside_a_pause() -> Outcome {
+    const VCPUS: u32 = 8;
+    for _ in 0..10 {
+        let config = MachineConfig {
+            vcpus: VCPUS,
+            ..MachineConfig::default()
+        };
+        let machine = Machine::new(config, Box::new(std::io::sink()))?;
+        let handle = machine.handle()?;
+        let watch = Watch::begin(&[Fault::once(Step::StartVcpu, u64::from(VCPUS) - 1)]);
+        let (done, is_done) = mpsc::channel();
+        // Not joined: it would hang with the run.
+        thread::spawn(move || {
+            let ended = machine.run(&StopRequest::new(), &mut |_| ());
+            let _ = done.send(ended.is_err());
+        });
+        let begun = Instant::now();
+        let failed = loop {
+            // As soon as it runs, and before it has failed, if this thread is lucky.
+            let _ = handle.pause(Duration::from_millis(1));
+            match is_done.try_recv() {
+                Ok(failed) => break failed,
+                Err(_) if begun.elapsed() < Duration::from_secs(60) => {}
+                Err(_) => return Err("it hangs with vCPUs that rest".into()),
+            }
+        };
+        assert!(failed && watch.failed(Step::StartVcpu) == 1);
+    }
+    Ok(())
 }
 
 fn in_the_map() -> Outcome {

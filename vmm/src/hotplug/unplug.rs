@@ -4,10 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vm_memory::bitmap::Bitmap;
+
 use super::claim::Taken;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
 use crate::kvm::{BlockSlot, SlotError};
-use crate::memory::{Backing, LazyRam, Mapping};
+use crate::memory::{Backing, HostMemory, LazyRam, Mapping};
 use crate::mm::{DrainReport, Drained, Published};
 
 /// How often KVM is asked for a memslot that must be there again.
@@ -99,7 +101,9 @@ impl HotplugRegion {
     ///
     /// # Errors
     /// As there. Where KVM refuses to take a memslot out, those before it go in again
-    /// before anybody can look the blocks up.
+    /// before anybody can look the blocks up. In a [dirty log](Self::with_dirty_log) all
+    /// pages of theirs have been written then; and should a guest meanwhile have used an
+    /// instruction on them that KVM cannot emulate, its vCPU has ended.
     pub fn unplug_all(
         &self,
         blocks: &[u32],
@@ -234,13 +238,20 @@ impl HotplugRegion {
     /// that who has missed a slot meanwhile looks its VMA up when it is there again.
     fn put_back(&self, taken: &mut [Taken<'_>], drained: &Drained<'_, Backing>) {
         for one in taken {
-            if one.put_back_lazy() {
-                continue;
-            }
             let range = self.block_range(one.block());
             let mut removed = drained.removed();
             let payload = removed.find(|vma| range.covers(vma.range()));
-            let Some(Backing::Ram(memory)) = payload.map(|vma| vma.payload()) else {
+            let payload = payload.map(|vma| vma.payload());
+            // KVM's log of it went with the slot: any page may have been written.
+            if let Some(memory) = payload.and_then(Backing::memory)
+                && let Some(dirty) = memory.dirty_pages()
+            {
+                dirty.mark_dirty(0, HostMemory::len(memory) as usize);
+            }
+            if one.put_back_lazy() {
+                continue;
+            }
+            let Some(Backing::Ram(memory)) = payload else {
                 continue;
             };
             match self.slot_again(range.start(), memory) {

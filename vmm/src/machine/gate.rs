@@ -140,12 +140,20 @@ impl Gate {
         self.state().pause()
     }
 
-    /// Waits until every vCPU rests, or `deadline`; how far it is then.
-    pub(super) fn wait(&self, deadline: Instant) -> Pause {
+    /// Waits until every vCPU rests, until `deadline` if there is one; how far it is
+    /// then. If some vCPU does not rest yet the gate is open again: in one step, so that
+    /// nobody else is told of a pause that this ends.
+    pub(super) fn wait_or_open(&self, deadline: Option<Instant>) -> Pause {
+        const LONG: Duration = Duration::from_secs(3600);
         let mut state = self.state();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.map_or(LONG, |at| at.saturating_duration_since(Instant::now()));
             let pause = state.pause();
+            if pause == Pause::Underway && left.is_zero() {
+                open(&mut state);
+                self.tell();
+                self.changed.notify_all();
+            }
             if pause != Pause::Underway || left.is_zero() {
                 return pause;
             }
@@ -183,8 +191,8 @@ impl State {
 mod tests {
     use super::*;
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(60)
+    fn soon() -> Option<Instant> {
+        Some(Instant::now() + Duration::from_secs(60))
     }
 
     #[test]
@@ -197,11 +205,11 @@ mod tests {
         std::thread::scope(|scope| {
             let vcpu = || scope.spawn(|| gate.pass(|| ()));
             let first = vcpu();
-            assert_eq!(gate.wait(Instant::now()), Pause::Underway);
+            assert_eq!(gate.pause(), Pause::Underway);
             // One ends instead.
             gate.leave();
             let second = vcpu();
-            assert_eq!(gate.wait(soon()), Pause::Complete);
+            assert_eq!(gate.wait_or_open(soon()), Pause::Complete);
             gate.open();
             assert_eq!(gate.pause(), Pause::None);
             assert_eq!(first.join().unwrap().0, gate.changes());
@@ -212,12 +220,23 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_not_complete_in_time_is_over() {
+        let gate = Gate::new(1);
+        gate.shut();
+        let seen = gate.changes();
+        assert_eq!(gate.wait_or_open(Some(Instant::now())), Pause::Underway);
+        assert_eq!(gate.pause(), Pause::None);
+        assert_ne!(gate.changes(), seen);
+        gate.pass(|| panic!("it rests"));
+    }
+
+    #[test]
     fn nobody_rests_when_the_machine_ends() {
         let gate = Gate::new(1);
         gate.shut();
         std::thread::scope(|scope| {
             let vcpu = scope.spawn(|| gate.pass(|| ()));
-            assert_eq!(gate.wait(soon()), Pause::Complete);
+            assert_eq!(gate.wait_or_open(soon()), Pause::Complete);
             gate.end();
             vcpu.join().unwrap();
         });

@@ -182,10 +182,11 @@ impl MachineHandle {
             Phase::Running => {}
             phase => return Err(PauseError::NotRunning(phase)),
         }
+        let deadline = Instant::now().checked_add(patience);
         shared.gate.shut();
         // Who waits for the guest looks whether to go on.
         shared.controller.wake();
-        match shared.gate.wait(Instant::now() + patience) {
+        match shared.gate.wait_or_open(deadline) {
             Pause::Complete => Ok(()),
             Pause::None => Err(PauseError::Resumed),
             Pause::Underway => {
@@ -196,7 +197,6 @@ impl MachineHandle {
                 let vcpus = (0..).zip(&shared.live);
                 let restless = vcpus.filter(|(_, live)| !rests(live)).map(|(id, _)| id);
                 let vcpus = restless.collect();
-                shared.gate.open();
                 Err(PauseError::TimedOut {
                     vcpus,
                     after: patience,

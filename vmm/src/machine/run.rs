@@ -115,6 +115,8 @@ impl Machine {
         let inner = self.inner.clone();
         let over = Over(&inner);
         let mut group = VcpuGroup::new();
+        // Dropped before the group, which waits for its threads: none of them rests then.
+        let _ending = Ends(&inner);
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
             let sabotage = self.config.sabotage.filter(|_| id == 0);
             let (shared, hand_in) = (self.shared.clone(), hand_in.clone());
@@ -226,6 +228,15 @@ struct Over<'a>(&'a Inner);
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.enters(Phase::Ended);
+    }
+}
+
+/// Says that the vCPUs end, when dropped, should not all of them have been started.
+struct Ends<'a>(&'a Inner);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.enters(Phase::Ending);
     }
 }
 

@@ -243,6 +243,9 @@ impl MachineVm {
     }
 
     fn vcpu(&self, index: u32, live: &trace::LiveVcpu, waits: &[Wait]) -> VcpuInfo {
+        // Before the look: what is in the guest then may be out of it a moment later, and
+        // its time there must not be said to be longer than it was.
+        let at = clock::ticks();
         let now = live.now();
         let (mut doing, mut kind, mut addr) = (doing(now.doing), None, None);
         if let live::Doing::Exit(of, at) = now.doing {
@@ -261,7 +264,7 @@ impl MachineVm {
             since => self.ago(since),
         };
         let present = match now.doing {
-            live::Doing::Guest => since_ns,
+            live::Doing::Guest => self.rate.ns(at.saturating_sub(now.since)),
             _ => 0,
         };
         VcpuInfo {
