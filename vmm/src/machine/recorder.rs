@@ -6,6 +6,8 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::MachineHandle;
 use super::handle::Inner;
+use crate::memory::Backing;
+use crate::mm::MmapReadGuard;
 use crate::trace::event::Space;
 use crate::trace::file::Outcome;
 use crate::trace::record::{RecordError, RecordOptions, Recording, Written};
@@ -82,10 +84,7 @@ impl Inner {
         let (memory, ports) = (&self.shared.memory, &self.shared.ports);
         // Nothing changes between what the file says was mapped and the first section
         // that it has.
-        let _still = [ports, memory].map(|space| {
-            let lock = space.mm().mmap_read_lock();
-            lock.expect("no section of this thread's")
-        });
+        let _still = self.still();
         let recording = Recording::start(file, options, self.meta(options))?;
         for (monitor, space) in [
             (&self.monitor, Space::Memory),
@@ -102,6 +101,14 @@ impl Inner {
         recorder.stopped = None;
         recorder.recording = Some(recording);
         Ok(())
+    }
+
+    /// While it is there, no section is open or begins. Blocks while one is.
+    fn still(&self) -> [MmapReadGuard<'_, Backing>; 2] {
+        [&self.shared.ports, &self.shared.memory].map(|space| {
+            let lock = space.mm().mmap_read_lock();
+            lock.expect("no section of this thread's")
+        })
     }
 
     /// Held by who starts or stops a recording, while that takes.
@@ -149,8 +156,8 @@ impl MachineHandle {
         self.0.record(file, Some(kept), options)
     }
 
-    /// Ends the recording that was [started](Self::start_recording). Blocks until it is
-    /// written. Whether there was one.
+    /// Ends the recording that was [started](Self::start_recording). Blocks while a write
+    /// section is open, and until it is written. Whether there was one.
     pub fn stop_recording(&self) -> bool {
         let _one_at_a_time = self.0.recording_changes();
         let mut recorder = self.0.recorder();
@@ -159,7 +166,12 @@ impl MachineHandle {
             return false;
         };
         drop(recorder);
-        self.0.unhook();
+        {
+            // A section that it does not have is followed by no exit that it has.
+            let _still = self.0.still();
+            recording.handle().stop();
+            self.0.unhook();
+        }
         let outcome = Outcome {
             verdict: "recording stopped".to_owned(),
             ..Outcome::default()

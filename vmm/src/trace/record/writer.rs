@@ -169,6 +169,12 @@ impl RecordingHandle {
         Arc::new(SpaceObserver::new(self.0.clone(), space))
     }
 
+    /// Nothing more is recorded: by no exit or section whose event is not being recorded
+    /// at this moment.
+    pub(crate) fn stop(&self) {
+        self.0.stop();
+    }
+
     /// What has been written and lost, as of a few milliseconds ago.
     pub fn so_far(&self) -> Written {
         self.0.so_far()
