@@ -24,6 +24,8 @@ mod cycles;
 mod http;
 #[path = "api/life.rs"]
 mod life;
+#[path = "api/names.rs"]
+mod names;
 #[path = "api/recording.rs"]
 mod recording;
 #[path = "api/refusals.rs"]
@@ -44,6 +46,7 @@ fn main() {
         commands::trials(),
         cycles::trials(),
         life::trials(),
+        names::trials(),
         recording::trials(),
         refusals::trials(),
         storm::trials(),

@@ -99,6 +99,10 @@ fn each_verb() -> Outcome {
     vm.ctl("ctl unplug dimm1")
         .expect_status(2)
         .expect_message(&["called dimm1"]);
+    // More than 2^64 ms are not a few.
+    vm.ctl("ctl unplug dimm1 --deadline 18446744073709552s")
+        .expect_status(2)
+        .expect_message(&["deadline_ms", "too long"]);
     vm.ctl("ctl plug 3K")
         .expect_status(2)
         .expect_message(&["whole blocks"]);

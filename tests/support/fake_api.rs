@@ -16,6 +16,8 @@ pub(crate) const WELL: usize = 0;
 pub(crate) const NEVER: usize = 1;
 /// It answers with what is no JSON.
 pub(crate) const GARBAGE: usize = 2;
+/// What has a name is called by what clears a screen.
+pub(crate) const CLEARING: usize = 3;
 
 const LOOKS: [&str; 2] = [
     include_str!("../data/top/before.json"),
@@ -77,9 +79,11 @@ fn answer(mut stream: UnixStream, how: usize, number: u64) {
             _ => return,
         }
     }
+    let look = LOOKS[usize::from(number > 0)];
     let body = match how {
-        WELL => LOOKS[usize::from(number > 0)],
-        GARBAGE => "<html>",
+        WELL => look.to_owned(),
+        CLEARING => look.replace("hotplug", "\\u001b[2J"),
+        GARBAGE => "<html>".to_owned(),
         _ => {
             thread::sleep(Duration::from_secs(600));
             return;

@@ -3,12 +3,13 @@ use libtest_mimic::Trial;
 
 use crate::command::{Ended, Running, gracefault};
 use crate::support::Outcome;
-use crate::support::fake_api::{FakeApi, GARBAGE, nowhere};
+use crate::support::fake_api::{CLEARING, FakeApi, GARBAGE, nowhere};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("once::prints_text", || ended(text)),
         Trial::test("once::prints_json", || ended(json)),
+        Trial::test("once::spells_control_characters_out", || ended(clearing)),
         Trial::test("once::says_what_is_wrong", || ended(wrong)),
         Trial::test("once::without_it_a_terminal_is_needed", || {
             ended(no_terminal)
@@ -57,6 +58,16 @@ fn json() -> Outcome {
     top(&api.path(), &["--json"])
         .expect_status(2)
         .expect_words(&["--once"]);
+    Ok(())
+}
+
+fn clearing() -> Outcome {
+    let api = FakeApi::start();
+    api.answer(CLEARING);
+    let ended = top(&api.path(), &["-1", "-d", "100ms"]);
+    ended.expect_status(0);
+    assert!(!ended.stdout.contains('\x1b'), "{ended}");
+    assert!(ended.stdout.contains("run \\u001b[2J  RUNNING"), "{ended}");
     Ok(())
 }
 

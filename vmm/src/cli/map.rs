@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::args::parse_time;
 use super::ctl::{client, explain, show_map};
-use super::{Failure, print_json, print_text};
+use super::printable::printable;
+use super::{Failure, print_as_is, print_json, print_text};
 
 #[derive(Args, Debug)]
 pub(crate) struct MapArgs {
@@ -43,7 +44,8 @@ pub(crate) fn map(args: &MapArgs) -> Result<(), Failure> {
                 .map_err(|error| Failure::Broken(format!("the map as JSON: {error}")))?,
             false => show_map(&map),
         };
-        print_text(&format!("{}{text}\n", if clears { HOME } else { "" }))?;
+        let home = if clears { HOME } else { "" };
+        print_as_is(&format!("{home}{}\n", printable(&text)))?;
         std::thread::sleep(every);
         map = match vm.map() {
             Ok(map) => map,

@@ -5,6 +5,7 @@ mod backing;
 mod check;
 mod ctl;
 mod map;
+mod printable;
 mod progress;
 mod run;
 mod socket;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use printable::printable;
 
 /// What a command ends with, short of success.
 pub(crate) enum Failure {
@@ -65,10 +67,11 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Prints a message to stderr; unlike `eprintln!`, which panics, it does without
-/// a stderr that is closed.
+/// a stderr that is closed. What is in it may have come from anywhere.
 fn tell(message: &dyn std::fmt::Display) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "gracefault: {message}");
+    let message = message.to_string();
+    let _ = writeln!(std::io::stderr(), "gracefault: {}", printable(&message));
 }
 
 /// Prints one JSON object to stdout.
@@ -79,9 +82,14 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     }
 }
 
-/// Prints text to stdout. A reader that has gone away ends us as `SIGPIPE` would,
-/// and not by a panic, as `println!` has it.
+/// Prints text to stdout, [`printable`]. A reader that has gone away ends us as `SIGPIPE`
+/// would, and not by a panic, as `println!` has it.
 fn print_text(text: &str) -> Result<(), Failure> {
+    print_as_is(&printable(text))
+}
+
+/// The same, control characters and all: who calls this has put them there.
+fn print_as_is(text: &str) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write};
     let mut stdout = std::io::stdout();
     match stdout

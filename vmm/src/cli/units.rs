@@ -1,5 +1,7 @@
 //! Sizes and times as people write and read them.
 
+use std::time::Duration;
+
 /// Parses a number of bytes, with K, M, G or T for powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -40,6 +42,12 @@ pub(crate) fn about(bytes: u64) -> String {
     }
 }
 
+/// Milliseconds, of a time that is longer than any the most that there are: it is refused
+/// as too long, and does not become a short one.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Nanoseconds in a unit that leaves one to four digits.
 pub(crate) fn time(ns: u64) -> String {
     match ns {
@@ -74,5 +82,9 @@ mod tests {
             [time(7), time(1500), time(2_500_000)],
             ["7 ns", "1.5 µs", "2.5 ms"]
         );
+        assert_eq!(millis(Duration::from_secs(2)), 2000);
+        // 2^64 ms and a bit, which would be 384 ms.
+        let long = Duration::from_secs(18_446_744_073_709_552);
+        assert_eq!([long, Duration::MAX].map(millis), [u64::MAX; 2]);
     }
 }

@@ -102,7 +102,7 @@ pub struct UnplugRequest {
     /// Bytes: a number of blocks, all of them plugged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// What it was called when it was plugged.
+    /// What it was called when it was plugged; all of it has to be there yet (409).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// How long the guest may take to give it back and readers to leave it, in

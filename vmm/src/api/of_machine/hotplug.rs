@@ -11,6 +11,7 @@ use super::super::model::{
 };
 use super::super::of_map;
 use super::super::vm::Cancel;
+use super::names::{Called, Names, Reserved};
 use crate::hotplug::{
     BlockKind, Consent, HotplugError, HotplugRegion, RegionSize, Resize, ResizeOptions,
     ResizeState as Reached, Resizer,
@@ -30,9 +31,8 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(super) struct Hotplug {
     machine: MachineHandle,
     kind: Kind,
-    /// What each block is called, and which write section made it: so that a block that
-    /// went and came again is not called as the one before.
-    ids: Mutex<BTreeMap<u32, (String, u64)>>,
+    /// What blocks are called.
+    ids: Names,
     resizer: Mutex<Option<(Resizer, Option<Resize>)>>,
     plugged: AtomicU64,
     unplugged: AtomicU64,
@@ -44,7 +44,7 @@ impl Hotplug {
         Self {
             machine,
             kind,
-            ids: Mutex::default(),
+            ids: Names::default(),
             resizer: Mutex::default(),
             plugged: AtomicU64::new(0),
             unplugged: AtomicU64::new(0),
@@ -95,21 +95,14 @@ impl Hotplug {
 
     /// What is called something, by the first address of its block.
     pub(super) fn ids(&self) -> BTreeMap<u64, String> {
-        let ids = self.current_ids();
-        let start = |block: &u32| self.region().block_range(*block).start();
-        ids.iter()
-            .map(|(block, (id, _))| (start(block), id.clone()))
+        let ids = self.ids.of_blocks(|block| self.made_by(block));
+        let start = |block| self.region().block_range(block).start();
+        ids.into_iter()
+            .map(|(block, id)| (start(block), id))
             .collect()
     }
 
-    /// What blocks are called, those that are gone left out.
-    fn current_ids(&self) -> MutexGuard<'_, BTreeMap<u32, (String, u64)>> {
-        let mut ids = locked(&self.ids);
-        ids.retain(|block, (_, section)| self.made_by(*block).is_some_and(|by| by >= *section));
-        ids
-    }
-
-    /// The write section that made a block's first VMA, if it is mapped.
+    /// The write section that made a block's VMA, if it is mapped.
     fn made_by(&self, block: u32) -> Option<u64> {
         let vmas = self
             .machine
@@ -166,13 +159,10 @@ impl Hotplug {
             .map_err(failure)?
             .len();
         self.check()?;
-        if let Some(id) = id
-            && self.current_ids().values().any(|(other, _)| other == id)
-        {
-            let error =
-                format!("id: something is called {id} already; unplug it, or choose another");
-            return Err(Failure::conflict(error));
-        }
+        let name = match id {
+            Some(id) => Some(self.reserve(id)?),
+            None => None,
+        };
         let until = Instant::now() + REST;
         let (blocks, report) = loop {
             let blocks = match start {
@@ -196,22 +186,31 @@ impl Hotplug {
                 }
             }
         };
-        if let Some(id) = id {
-            let mut ids = locked(&self.ids);
-            for &block in &blocks {
-                if let Some(section) = self.made_by(block) {
-                    ids.insert(block, (id.clone(), section));
-                }
-            }
+        let (range, count) = (self.range(&blocks), blocks.len() as u32);
+        // All blocks of a plug are of one write section. One that is not there any more
+        // needs no name.
+        if let Some(name) = name
+            && let Some(section) = blocks.first().and_then(|first| self.made_by(*first))
+        {
+            name.give(blocks, section);
         }
         Ok(PlugReport {
-            range: self.range(&blocks),
+            range,
             id: id.clone(),
-            blocks: blocks.len() as u32,
+            blocks: count,
             total_ns: nanos(report.total),
             map_ns: nanos(report.map),
             kvm_ns: nanos(report.kvm),
             host_ns: nanos(report.mmap),
+        })
+    }
+
+    fn reserve<'a>(&'a self, id: &'a str) -> Result<Reserved<'a>, Failure> {
+        let reserved = self.ids.reserve(id, |block| self.made_by(block));
+        reserved.ok_or_else(|| {
+            Failure::conflict(format!(
+                "id: something is called {id} already; unplug it, or choose another"
+            ))
         })
     }
 
@@ -242,6 +241,23 @@ impl Hotplug {
         }
     }
 
+    /// What has this name, if all of it is there: what is left of a range is no range.
+    fn called(&self, id: &str) -> Result<Vec<u32>, Failure> {
+        let called = self.ids.called(id, |block| self.made_by(block));
+        let Some(Called { left, given }) = called else {
+            let error = format!("nothing that is plugged is called {id}");
+            return Err(Failure::new(ErrorCode::NotFound, error));
+        };
+        if left.len() < given {
+            return Err(Failure::conflict(format!(
+                "id: {id} has only {} of its {given} blocks left; unplug them by range: the map \
+                 shows where they are",
+                left.len()
+            )));
+        }
+        Ok(left)
+    }
+
     fn try_unplug(
         &self,
         request: &UnplugRequest,
@@ -251,14 +267,7 @@ impl Hotplug {
         let blocks = match (&request.id, request.start, request.size) {
             (Some(id), None, None) => {
                 self.check()?;
-                let ids = self.current_ids();
-                let called = ids.iter().filter(|(_, (other, _))| other == id);
-                let blocks: Vec<u32> = called.map(|(block, _)| *block).collect();
-                if blocks.is_empty() {
-                    let error = format!("nothing that is plugged is called {id}");
-                    return Err(Failure::new(ErrorCode::NotFound, error));
-                }
-                blocks
+                self.called(id)?
             }
             (None, Some(start), Some(size)) => {
                 let blocks = self.region().blocks_in(start, size).map_err(failure)?;
@@ -281,9 +290,6 @@ impl Hotplug {
             .region()
             .unplug_all(&blocks, consent, Some(deadline))
             .map_err(failure)?;
-        let mut ids = locked(&self.ids);
-        blocks.iter().for_each(|block| drop(ids.remove(block)));
-        drop(ids);
         Ok(UnplugReport {
             range: self.range(&blocks),
             blocks: blocks.len() as u32,
@@ -392,7 +398,7 @@ impl Hotplug {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that runs under these locks leaves half of something.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

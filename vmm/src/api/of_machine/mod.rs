@@ -4,6 +4,7 @@ mod exits;
 mod hotplug;
 mod map;
 pub(super) mod metrics;
+mod names;
 mod recording;
 mod sections;
 

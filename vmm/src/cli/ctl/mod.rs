@@ -18,6 +18,7 @@ pub(super) use show::map as show_map;
 
 use args::{PlugArgs, TraceVerb, UnplugArgs, Verb};
 
+use super::units::millis;
 use super::{Failure, print_json, print_text};
 
 /// A client of the VM at `path`.
@@ -113,7 +114,7 @@ fn unplug(vm: &Client, args: &UnplugArgs, json: bool) -> Result<(), Failure> {
         start: args.at,
         size: args.size,
         id: args.id.clone(),
-        deadline_ms: args.deadline.map(|time| time.as_millis() as u64),
+        deadline_ms: args.deadline.map(millis),
         forced: args.forced,
     };
     told(json, &vm.unplug(&request).map_err(explain)?, show::unplug)

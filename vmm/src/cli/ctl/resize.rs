@@ -7,7 +7,7 @@ use gracefault::api::Client;
 use gracefault::api::model::{ResizeRequest, ResizeState, ResizeStatus};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::super::units::{about, size};
+use super::super::units::{about, millis, size};
 use super::super::{Failure, print_json, print_text};
 use super::args::ResizeArgs;
 use super::explain;
@@ -20,7 +20,7 @@ pub(super) fn resize(vm: &Client, args: &ResizeArgs, json: bool) -> Result<(), F
         requested: args.size,
         forced: args.forced,
         wait_ms: None,
-        patience_ms: args.patience.map(|time| time.as_millis() as u64),
+        patience_ms: args.patience.map(millis),
     };
     let begun = Instant::now();
     let before = vm.resize_status().map_err(explain)?.plugged;

@@ -41,7 +41,9 @@ impl Figures {
                 buckets.push((end, count - had));
             }
         }
-        let count = buckets.iter().map(|(_, count)| count).sum();
+        let counts = buckets.iter().map(|(_, count)| *count);
+        // Of a VM it does not overflow.
+        let count = counts.fold(0, u64::saturating_add);
         let quantile = |share| quantile(&buckets, count, share).min(now.max_ns);
         Self {
             count,
@@ -57,9 +59,9 @@ impl Figures {
 /// The end of the bucket that this share of all is not longer than; 0 if there is none.
 fn quantile(buckets: &[(u64, u64)], count: u64, share: f64) -> u64 {
     let wanted = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));
-    let mut so_far = 0;
+    let mut so_far = 0_u64;
     for (end, count) in buckets {
-        so_far += count;
+        so_far = so_far.saturating_add(*count);
         if so_far >= wanted {
             return *end;
         }

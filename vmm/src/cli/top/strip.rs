@@ -1,4 +1,5 @@
-//! The map as a strip: what is where, in as many cells as there is room for. Pure.
+//! The map as a strip: what is where, in as many cells as there is room for. Pure, and
+//! of any numbers: whoever answers at a socket need not be a VM that means well.
 
 use gracefault::api::model::{Backing, Live, MapEntry, Range};
 
@@ -70,7 +71,8 @@ pub(super) fn strip(live: &Live, before: Option<&Live>, width: usize) -> Vec<Par
         // Devices that follow one another share a part.
         match parts.last_mut() {
             Some(part) if vma.backing == Backing::Mmio && part.name == "devices" => {
-                part.range.size = vma.start + vma.size - part.range.start;
+                let end = vma.start.saturating_add(vma.size);
+                part.range.size = end.saturating_sub(part.range.start);
                 part.cells.push(cell);
             }
             _ => parts.push(Part {
@@ -142,10 +144,12 @@ impl<'a> Changes<'a> {
     /// A range in cells of the same size, whole granules each.
     fn scaled(&self, name: &str, range: Range, width: usize, granule: u64) -> Part {
         let granules = range.size.div_ceil(granule).max(1);
-        let each = granules.div_ceil(width as u64).max(1) * granule;
+        let each = granules.div_ceil(width as u64).max(1);
+        let each = each.saturating_mul(granule);
         let cells = (0..range.size.div_ceil(each).max(1)).map(|i| {
-            let start = range.start + i * each;
-            let end = (start + each).min(range.start + range.size);
+            let start = range.start.saturating_add(i * each);
+            let end = range.start.saturating_add(range.size);
+            let end = start.saturating_add(each).min(end);
             self.cell(Range {
                 start,
                 size: end.saturating_sub(start),
@@ -165,9 +169,12 @@ impl<'a> Changes<'a> {
             .map
             .partition_point(|vma| vma.start.saturating_add(vma.size) <= range.start);
         let here = self.map[from..].iter().take_while(|vma| vma.start < end);
-        let (mut covered, mut kind) = (0, There::Nothing);
+        let (mut covered, mut kind) = (0_u64, There::Nothing);
         for vma in here {
-            covered += vma.start.saturating_add(vma.size).min(end) - vma.start.max(range.start);
+            let last = vma.start.saturating_add(vma.size).min(end);
+            covered = last
+                .saturating_sub(vma.start.max(range.start))
+                .saturating_add(covered);
             kind = match vma.backing {
                 Backing::Mmio => There::Device,
                 Backing::Rom => There::Rom,

@@ -346,3 +346,49 @@ fn the_strip_shows_what_is_there_and_what_has_changed() {
     let parts = strip(&storm, None, 40);
     assert_eq!((parts.len(), parts[0].cells.len()), (1, 40));
 }
+
+/// Whatever says that it is a VM: its numbers are shown, and nothing goes wrong.
+#[test]
+fn numbers_that_cannot_be_are_shown_all_the_same() {
+    let [before, mut now] = looks();
+    let huge = vec![(u64::MAX, u64::MAX), (7, u64::MAX), (u64::MAX, 1)];
+    let all = &mut now.exits.all;
+    (all.count, all.total_ns, all.buckets) = (u64::MAX, u64::MAX, huge.clone());
+    for row in &mut now.exits.rows {
+        row.times.buckets = huge.clone();
+    }
+    for vcpu in &mut now.vcpus {
+        (vcpu.guest_ns, vcpu.exits.buckets) = (u64::MAX, huge.clone());
+    }
+    // Beyond the end, one in the other, the last first, and none at all.
+    for (n, vma) in (0..).zip(&mut now.map) {
+        (vma.start, vma.size) = [(u64::MAX, u64::MAX), (0, u64::MAX), (1, 0), (9, 4096)][n % 4];
+    }
+    now.now_ns = 0;
+    for (start, total, block_size) in [
+        (u64::MAX, u64::MAX, 1),
+        (0, u64::MAX, 4096),
+        (1 << 32, 1, u64::MAX),
+        (0, 0, 0),
+        (u64::MAX, 1, 4096),
+    ] {
+        let memory = &mut now.info.memory;
+        (memory.start, memory.total, memory.block_size) = (start, total, block_size);
+        (memory.plugged, memory.requested) = (u64::MAX, u64::MAX);
+        for (first, second) in [(&before, &now), (&now, &before), (&now, &now)] {
+            let mut state = State::new(Duration::from_secs(1));
+            state.take(first.clone());
+            state.take(second.clone());
+            for (width, height) in [(60, 20), (80, 24), (200, 60)] {
+                for key in [KeyCode::Tab, KeyCode::Down, KeyCode::Char('o')] {
+                    code(&mut state, key);
+                    screen(&state, THEME, width, height);
+                }
+            }
+            draw::plain(&state, THEME, 100);
+            for width in [0, 1, 64] {
+                strip(second, Some(first), width);
+            }
+        }
+    }
+}

@@ -48,13 +48,12 @@ fn class(ns: u64) -> i64 {
 
 /// How many are in each column of the chart, from the shortest to the longest.
 fn columns(figures: &Figures, width: usize) -> Vec<u64> {
-    let Some(((first, _), (last, _))) = figures.buckets.first().zip(figures.buckets.last()) else {
+    let ends = || figures.buckets.iter().map(|(end, _)| class(*end));
+    // They are in order, if they are a VM's.
+    let Some((first, last)) = ends().min().zip(ends().max()) else {
         return Vec::new();
     };
-    let (first, classes) = (
-        class(*first),
-        (class(*last) - class(*first) + 1).max(1) as usize,
-    );
+    let classes = (last - first + 1) as usize;
     // A class has several columns, or a column several classes.
     let (each, merged) = match width / classes {
         0 => (1, classes.div_ceil(width.max(1))),
@@ -63,7 +62,8 @@ fn columns(figures: &Figures, width: usize) -> Vec<u64> {
     };
     let mut counts = vec![0_u64; classes.div_ceil(merged)];
     for (end, count) in &figures.buckets {
-        counts[(class(*end) - first) as usize / merged] += count;
+        let sum = &mut counts[(class(*end) - first) as usize / merged];
+        *sum = sum.saturating_add(*count);
     }
     counts
         .into_iter()
