@@ -131,6 +131,9 @@ fn errors_can_be_judged() -> Outcome {
     Ok(())
 }
 
+/// What is lost never comes; what comes may be late, where others have the processors.
+const LONG: Duration = Duration::from_secs(60);
+
 fn stop_says_where() -> Outcome {
     let machine = Machine::new()?;
     let thread = VcpuThread::<()>::spawn(machine.vcpu(2, spin())?, |_, _| Continue(()))?;
@@ -138,7 +141,7 @@ fn stop_says_where() -> Outcome {
     assert!(!thread.is_finished());
     let begun = Instant::now();
     let ended = thread.stop();
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < LONG);
     assert!(matches!(ended.end, End::Stopped), "{ended:?}");
     assert!(
         (0x20_2000..0x20_2010).contains(&ended.rip.unwrap()),
@@ -147,7 +150,7 @@ fn stop_says_where() -> Outcome {
     Ok(())
 }
 
-/// Kicks at random moments; each must be seen, within a second.
+/// Kicks at random moments; each must be seen.
 fn kicks_are_not_lost() -> Outcome {
     let machine = Machine::new()?;
     for (id, code) in [(0, spin()), (1, exit_loop())] {
@@ -166,10 +169,7 @@ fn kicks_are_not_lost() -> Outcome {
             let (before, begun) = (seen.load(SeqCst), Instant::now());
             thread.kick();
             while seen.load(SeqCst) == before {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(1),
-                    "kick {n} of vCPU {id} was lost"
-                );
+                assert!(begun.elapsed() < LONG, "kick {n} of vCPU {id} was lost");
                 std::thread::yield_now();
             }
             slowest = slowest.max(begun.elapsed());
@@ -189,7 +189,7 @@ fn stops_are_not_lost() -> Outcome {
         (0..fastrand::u32(0..5_000)).for_each(|_| std::hint::spin_loop());
         let begun = Instant::now();
         let ended = thread.stop();
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < LONG);
         assert!(matches!(ended.end, End::Stopped), "{ended:?}");
         vcpu = ended.vcpu;
     }
@@ -209,10 +209,7 @@ fn early_kicks() -> Outcome {
         thread.kick();
         let begun = Instant::now();
         while !thread.is_finished() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(1),
-                "the kick was lost"
-            );
+            assert!(begun.elapsed() < LONG, "the kick was lost");
             std::thread::yield_now();
         }
         vcpu = thread.join().vcpu;
@@ -276,7 +273,7 @@ fn many() -> Outcome {
     let begun = Instant::now();
     let ended = group.stop();
     eprintln!("  stopping 100 vCPUs: {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < LONG);
     assert_eq!(ended.len(), 100);
     assert!(
         ended
