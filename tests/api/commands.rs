@@ -10,9 +10,12 @@ use crate::steered::{Steered, passed};
 use crate::support::{Outcome, kvm_test};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let nobody = || Ok(nobody().map_err(|e| e.to_string())?);
+    let test = |name: &str, test: fn() -> Outcome| {
+        Trial::test(name, move || Ok(test().map_err(|e| e.to_string())?))
+    };
     vec![
-        Trial::test("commands::nobody_there", nobody),
+        test("commands::nobody_there", nobody),
+        test("commands::a_socket_with_too_few_rights", few_rights),
         kvm_test("commands::each_verb", each_verb),
         kvm_test("commands::resize_tells_the_truth", resize),
         kvm_test("commands::map_watches_to_the_end", map_watch),
@@ -51,6 +54,23 @@ fn nobody() -> Outcome {
     ] {
         run(bad).expect_status(2);
     }
+    Ok(())
+}
+
+/// A umask that leaves its owner too little.
+fn few_rights() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("socket");
+    let command = gracefault(["stress", "--no-kvm", "--duration", "1s", "--api-socket"]);
+    let mut under = std::process::Command::new("sh");
+    under.args(["-c", "umask 0277; exec \"$@\"", "sh"]);
+    under.arg(command.get_program()).args(command.get_args());
+    under.arg(&path).stdin(Stdio::null());
+    let ended = Running::start(under).wait();
+    ended
+        .expect_status(2)
+        .expect_message(&["socket", "0600", "umask"]);
+    assert!(!path.exists(), "the socket is still there");
     Ok(())
 }
 
