@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use gracefault::api::ClientError;
 
 use super::args::parse_time;
 use super::ctl::{client, explain, show_map};
@@ -44,12 +45,16 @@ pub(crate) fn map(args: &MapArgs) -> Result<(), Failure> {
             false => show_map(&map),
         };
         print_text(&format!("{}{text}\n", if clears { HOME } else { "" }))?;
-        std::thread::sleep(every);
-        map = match vm.map() {
-            Ok(map) => map,
-            // It has ended, as was waited for.
-            Err(error) if error.is_gone() => return Ok(()),
-            Err(error) => return Err(explain(error)),
+        map = loop {
+            std::thread::sleep(every);
+            match vm.map() {
+                Ok(map) => break map,
+                // It has ended, as was waited for.
+                Err(error) if error.is_gone() => return Ok(()),
+                // It ends, or has too many clients: the next time tells.
+                Err(ClientError::Gone { .. }) => {}
+                Err(error) => return Err(explain(error)),
+            }
         };
     }
 }

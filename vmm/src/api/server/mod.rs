@@ -33,6 +33,8 @@ use self::connection::{Connections, Guarded, serve};
 use super::Vm;
 use crate::memory::LogLimit;
 
+#[cfg(test)]
+pub(super) use socket::full;
 pub use socket::{Socket, SocketError};
 
 /// Connections, at once.

@@ -173,7 +173,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 
 /// A listener that takes nobody, with as many waiting for it as may.
 #[cfg(test)]
-fn full(path: &Path) -> (socket2::Socket, Vec<socket2::Socket>) {
+pub(in super::super) fn full(path: &Path) -> (socket2::Socket, Vec<socket2::Socket>) {
     let new = || socket2::Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     let address = SockAddr::unix(path).unwrap();
     let listener = new();
