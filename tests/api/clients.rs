@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     };
     vec![
         test("clients::that_stall", that_stall),
+        test("clients::that_all_stall_in_their_bodies", that_all_stall),
         test("clients::that_do_not_read", that_do_not_read),
         test("clients::that_send_garbage", that_send_garbage),
         test("clients::that_flood", that_flood),
@@ -69,6 +70,32 @@ fn that_stall() -> Outcome {
     until("what stalls is bounded", || fds() <= before + mine + 64 + 8);
     drop(stalled);
     until("all is closed", || fds() <= before + 8);
+    Ok(())
+}
+
+/// As many as there is room for, and each has had its head read: the one that has sent
+/// nothing for longest makes room.
+fn that_all_stall() -> Outcome {
+    let served = serve();
+    let head = b"PUT /api/v1/vm.plug HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+                 Content-Length: 99\r\n\r\n";
+    let mut stalled = Vec::new();
+    for n in 0..64 {
+        let mut stream = connect(&served.socket);
+        stream.write_all(head)?;
+        // What says that its body is waited for.
+        let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut go_on)?;
+        assert!(go_on.starts_with(b"HTTP/1.1 100"), "{n}: {go_on:?}");
+        stream.write_all(b"{")?;
+        stalled.push(stream);
+    }
+    for (method, path) in [("GET", "/vm.info"), ("PUT", "/vm.shutdown")] {
+        let answer = send_raw(&served.socket, &request(method, path, b""));
+        let answer = answer.unwrap_or_else(|| panic!("{path}: no answer"));
+        assert!(matches!(answer.status, 200 | 204), "{path}: {answer:?}");
+    }
+    drop(stalled);
     Ok(())
 }
 

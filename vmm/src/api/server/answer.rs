@@ -15,6 +15,7 @@ use super::super::model::{
 };
 use super::super::{Cancel, Vm};
 use super::body::{Sent, expect_nothing, gather, parse};
+use super::connection::Connection;
 use super::routes::{Call, Query, VMAS, find};
 
 /// Requests that wait, at once.
@@ -51,8 +52,9 @@ impl Server {
         }
     }
 
-    /// Answers a request, whatever it is.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    /// Answers a request, whatever it is. Its connection is busy only when all of it is
+    /// there: one whose body does not come is as idle as any.
+    pub(super) async fn answer(&self, request: Request<Incoming>, one: &Connection) -> Answer {
         let (head, body) = request.into_parts();
         let call = match find(&head.method, head.uri.path()) {
             Ok(call) => call,
@@ -72,6 +74,7 @@ impl Server {
                 Call::Plug | Call::Unplug | Call::Resize | Call::TraceStart => {}
                 _ => expect_nothing(&body)?,
             }
+            let _busy = one.busy();
             match call {
                 Call::Pause
                 | Call::Resize

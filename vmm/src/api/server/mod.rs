@@ -162,10 +162,7 @@ async fn serve_one(stream: UnixStream, ticket: connection::Ticket, answers: Arc<
     let of_service = one.clone();
     let service = service_fn(move |request| {
         let (answers, one) = (answers.clone(), of_service.clone());
-        async move {
-            let _busy = one.busy();
-            Ok::<_, std::convert::Infallible>(answers.answer(request).await)
-        }
+        async move { Ok::<_, std::convert::Infallible>(answers.answer(request, &one).await) }
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
