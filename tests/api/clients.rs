@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("clients::that_send_garbage", that_send_garbage),
         test("clients::that_flood", that_flood),
         test("clients::that_vanish", that_vanish),
+        test("clients::that_vanish_after_more", that_vanish_after_more),
         test("clients::one_connection_for_many_requests", one_connection),
         test("clients::a_large_file_comes_whole", large_file),
         test("clients::the_end_of_the_server", the_end),
@@ -228,6 +229,41 @@ fn that_vanish() -> Outcome {
     for len in 0..=whole.len() {
         connect(socket).write_all(&whole[..len])?;
     }
+    assert_serves(socket);
+    Ok(())
+}
+
+/// With the begin of another request behind the one that waits, in one piece with it and
+/// after it: nobody reads that, nor the end behind it.
+fn that_vanish_after_more() -> Outcome {
+    let served = serve();
+    let Served { vm, socket, .. } = &served;
+    vm.is(Mood::Blocks);
+    let body = br#"{"id": "a", "deadline_ms": 600000}"#;
+    let mut whole = request("PUT", "/vm.unplug", body);
+    let (mut gone, waiting) = (0, || vm.waiting.load(Ordering::Relaxed));
+    for (at_once, later) in [("G", ""), ("", "G"), ("GET /", "x"), ("", "")] {
+        let len = whole.len();
+        whole.extend(at_once.as_bytes());
+        let mut streams: Vec<_> = (0..8).map(|_| connect(socket)).collect();
+        for stream in &mut streams {
+            stream.write_all(&whole)?;
+        }
+        until("they wait", || waiting() == 8);
+        for stream in &mut streams {
+            stream.write_all(later.as_bytes())?;
+        }
+        whole.truncate(len);
+        // Nobody is given up that is still there.
+        assert_eq!(ask(socket, "PUT", "/vm.pause", b"").status, 429);
+        assert_eq!(vm.cancelled.load(Ordering::Relaxed), gone);
+        drop(streams);
+        gone += 8;
+        until("they are given up", || {
+            vm.cancelled.load(Ordering::Relaxed) == gone
+        });
+    }
+    vm.is(Mood::Willing);
     assert_serves(socket);
     Ok(())
 }
