@@ -17,10 +17,12 @@ pub(crate) fn trials() -> Vec<Trial> {
     };
     vec![
         test("clients::that_stall", that_stall),
+        test("clients::that_all_stall_in_their_bodies", that_all_stall),
         test("clients::that_do_not_read", that_do_not_read),
         test("clients::that_send_garbage", that_send_garbage),
         test("clients::that_flood", that_flood),
         test("clients::that_vanish", that_vanish),
+        test("clients::that_vanish_after_more", that_vanish_after_more),
         test("clients::one_connection_for_many_requests", one_connection),
         test("clients::a_large_file_comes_whole", large_file),
         test("clients::the_end_of_the_server", the_end),
@@ -69,6 +71,32 @@ fn that_stall() -> Outcome {
     until("what stalls is bounded", || fds() <= before + mine + 64 + 8);
     drop(stalled);
     until("all is closed", || fds() <= before + 8);
+    Ok(())
+}
+
+/// As many as there is room for, and each has had its head read: the one that has sent
+/// nothing for longest makes room.
+fn that_all_stall() -> Outcome {
+    let served = serve();
+    let head = b"PUT /api/v1/vm.plug HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+                 Content-Length: 99\r\n\r\n";
+    let mut stalled = Vec::new();
+    for n in 0..64 {
+        let mut stream = connect(&served.socket);
+        stream.write_all(head)?;
+        // What says that its body is waited for.
+        let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut go_on)?;
+        assert!(go_on.starts_with(b"HTTP/1.1 100"), "{n}: {go_on:?}");
+        stream.write_all(b"{")?;
+        stalled.push(stream);
+    }
+    for (method, path) in [("GET", "/vm.info"), ("PUT", "/vm.shutdown")] {
+        let answer = send_raw(&served.socket, &request(method, path, b""));
+        let answer = answer.unwrap_or_else(|| panic!("{path}: no answer"));
+        assert!(matches!(answer.status, 200 | 204), "{path}: {answer:?}");
+    }
+    drop(stalled);
     Ok(())
 }
 
@@ -201,6 +229,41 @@ fn that_vanish() -> Outcome {
     for len in 0..=whole.len() {
         connect(socket).write_all(&whole[..len])?;
     }
+    assert_serves(socket);
+    Ok(())
+}
+
+/// With the begin of another request behind the one that waits, in one piece with it and
+/// after it: nobody reads that, nor the end behind it.
+fn that_vanish_after_more() -> Outcome {
+    let served = serve();
+    let Served { vm, socket, .. } = &served;
+    vm.is(Mood::Blocks);
+    let body = br#"{"id": "a", "deadline_ms": 600000}"#;
+    let mut whole = request("PUT", "/vm.unplug", body);
+    let (mut gone, waiting) = (0, || vm.waiting.load(Ordering::Relaxed));
+    for (at_once, later) in [("G", ""), ("", "G"), ("GET /", "x"), ("", "")] {
+        let len = whole.len();
+        whole.extend(at_once.as_bytes());
+        let mut streams: Vec<_> = (0..8).map(|_| connect(socket)).collect();
+        for stream in &mut streams {
+            stream.write_all(&whole)?;
+        }
+        until("they wait", || waiting() == 8);
+        for stream in &mut streams {
+            stream.write_all(later.as_bytes())?;
+        }
+        whole.truncate(len);
+        // Nobody is given up that is still there.
+        assert_eq!(ask(socket, "PUT", "/vm.pause", b"").status, 429);
+        assert_eq!(vm.cancelled.load(Ordering::Relaxed), gone);
+        drop(streams);
+        gone += 8;
+        until("they are given up", || {
+            vm.cancelled.load(Ordering::Relaxed) == gone
+        });
+    }
+    vm.is(Mood::Willing);
     assert_serves(socket);
     Ok(())
 }

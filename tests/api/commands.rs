@@ -1,5 +1,6 @@
 //! `gracefault ctl` and `gracefault map`: what a user types, and what comes of it.
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use libtest_mimic::Trial;
@@ -10,9 +11,13 @@ use crate::steered::{Steered, passed};
 use crate::support::{Outcome, kvm_test};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let nobody = || Ok(nobody().map_err(|e| e.to_string())?);
+    let test = |name: &str, test: fn() -> Outcome| {
+        Trial::test(name, move || Ok(test().map_err(|e| e.to_string())?))
+    };
     vec![
-        Trial::test("commands::nobody_there", nobody),
+        test("commands::nobody_there", nobody),
+        test("commands::map_goes_on_when_turned_away", turned_away),
+        test("commands::a_socket_with_too_few_rights", few_rights),
         kvm_test("commands::each_verb", each_verb),
         kvm_test("commands::resize_tells_the_truth", resize),
         kvm_test("commands::map_watches_to_the_end", map_watch),
@@ -51,6 +56,59 @@ fn nobody() -> Outcome {
     ] {
         run(bad).expect_status(2);
     }
+    Ok(())
+}
+
+/// A connection that is closed unanswered is no VM that has ended.
+fn turned_away() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path)?;
+    listener.set_nonblocking(true)?;
+    let mut command = gracefault(["map", "--watch", "10ms", "--json", "--api-socket"]);
+    command.arg(&path);
+    let watch = Running::start(command);
+    let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]";
+    for is_answered in [true, false, false, false, true, false, true] {
+        let mut come = None;
+        until("it asks", || {
+            come = listener.accept().ok();
+            come.is_some()
+        });
+        let (mut stream, _) = come.expect("a connection");
+        stream.set_nonblocking(false)?;
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            request.extend(byte);
+        }
+        if is_answered {
+            stream.write_all(answer)?;
+        }
+    }
+    // Now it has.
+    drop(listener);
+    let ended = watch.wait();
+    ended.expect_status(0);
+    assert_eq!(ended.stdout.lines().count(), 3, "{ended}");
+    Ok(())
+}
+
+/// A umask that leaves its owner too little.
+fn few_rights() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("socket");
+    let command = gracefault(["stress", "--no-kvm", "--duration", "1s", "--api-socket"]);
+    let mut under = std::process::Command::new("sh");
+    under.args(["-c", "umask 0277; exec \"$@\"", "sh"]);
+    under.arg(command.get_program()).args(command.get_args());
+    under.arg(&path).stdin(Stdio::null());
+    let ended = Running::start(under).wait();
+    ended
+        .expect_status(2)
+        .expect_message(&["socket", "0600", "umask"]);
+    assert!(!path.exists(), "the socket is still there");
     Ok(())
 }
 

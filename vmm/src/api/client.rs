@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody is at the socket.
+    /// Nobody is at the socket, or takes no more connections there.
     #[error("{path}: {source}{}", hint(.source))]
     Connect {
         /// The socket.
@@ -80,9 +80,17 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the VM has ended, or never was there.
+    /// Whether the VM has ended, or never was there: nobody is at the socket. A
+    /// connection that ends ([`ClientError::Gone`]) does not say that, since a VM that has
+    /// too many of them closes some; whoever asks again learns it.
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Gone { .. })
+        let Self::Connect { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        )
     }
 }
 
@@ -91,6 +99,7 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             "; is a VM running with --api-socket, and this its path?"
         }
+        io::ErrorKind::WouldBlock => "; too many wait there already: is the process stopped?",
         io::ErrorKind::PermissionDenied => "; the socket is its owner's alone",
         _ => "",
     }
@@ -339,8 +348,14 @@ impl Client {
         })
     }
 
+    /// Once more if the connection ends, which tells a VM that has ended from one that has
+    /// too many connections.
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let body = self.ask(Method::GET, path, None, Duration::ZERO)?;
+        let ask = || self.ask(Method::GET, path, None, Duration::ZERO);
+        let body = match ask() {
+            Err(ClientError::Gone { .. }) => ask()?,
+            answer => answer?,
+        };
         self.parsed(&body)
     }
 
@@ -477,5 +492,63 @@ fn limited(path: &str, limit: Option<u32>) -> String {
     match limit {
         Some(limit) => format!("{path}?limit={limit}"),
         None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::super::server::full;
+    use super::*;
+
+    #[test]
+    fn one_that_takes_nobody_is_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let client = Client::new(&path).unwrap();
+        assert!(client.ping().unwrap_err().is_gone(), "not there yet");
+        let there = full(&path);
+        let error = client.ping().unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
+        assert!(!error.is_gone(), "{error}");
+        assert!(error.to_string().contains("stopped"), "{error}");
+        drop(there);
+        assert!(client.ping().unwrap_err().is_gone(), "nobody's any more");
+    }
+
+    #[test]
+    fn one_that_closes_unanswered_is_asked_once_more_and_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let answers = [false, true, false, false, false];
+        let server = thread::spawn(move || {
+            for is_answered in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    request.extend(byte);
+                }
+                if is_answered {
+                    let head = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
+                    stream.write_all(head.as_bytes()).unwrap();
+                }
+            }
+        });
+        let client = Client::new(&path).unwrap();
+        assert_eq!(client.waits().unwrap().len(), 0);
+        let error = client.waits().unwrap_err();
+        assert!(matches!(error, ClientError::Gone { .. }), "{error:?}");
+        assert!(!error.is_gone(), "{error}");
+        // What changes something may have been done.
+        let error = client.pause().unwrap_err();
+        assert!(matches!(error, ClientError::Gone { .. }), "{error:?}");
+        server.join().unwrap();
+        assert!(client.waits().unwrap_err().is_gone());
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use gracefault::api::ClientError;
 
 use super::args::parse_time;
 use super::ctl::{client, explain, show_map};
@@ -46,12 +47,16 @@ pub(crate) fn map(args: &MapArgs) -> Result<(), Failure> {
         };
         let home = if clears { HOME } else { "" };
         print_as_is(&format!("{home}{}\n", printable(&text)))?;
-        std::thread::sleep(every);
-        map = match vm.map() {
-            Ok(map) => map,
-            // It has ended, as was waited for.
-            Err(error) if error.is_gone() => return Ok(()),
-            Err(error) => return Err(explain(error)),
+        map = loop {
+            std::thread::sleep(every);
+            match vm.map() {
+                Ok(map) => break map,
+                // It has ended, as was waited for.
+                Err(error) if error.is_gone() => return Ok(()),
+                // It ends, or has too many clients: the next time tells.
+                Err(ClientError::Gone { .. }) => {}
+                Err(error) => return Err(explain(error)),
+            }
         };
     }
 }

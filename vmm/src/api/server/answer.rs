@@ -1,7 +1,11 @@
 //! From a request to its answer.
 
+use std::fmt::Display;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -14,6 +18,7 @@ use super::super::model::{
     UnplugRequest,
 };
 use super::super::{Cancel, Vm};
+use super::asking::Asking;
 use super::body::{Sent, expect_nothing, gather, parse};
 use super::routes::{Call, Query, VMAS, find};
 
@@ -51,8 +56,9 @@ impl Server {
         }
     }
 
-    /// Answers a request, whatever it is.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    /// Answers a request, whatever it is. Its connection is busy only when all of it is
+    /// there: one whose body does not come is as idle as any.
+    pub(super) async fn answer(&self, request: Request<Incoming>, asking: &Asking) -> Answer {
         let (head, body) = request.into_parts();
         let call = match find(&head.method, head.uri.path()) {
             Ok(call) => call,
@@ -72,13 +78,14 @@ impl Server {
                 Call::Plug | Call::Unplug | Call::Resize | Call::TraceStart => {}
                 _ => expect_nothing(&body)?,
             }
+            let _busy = asking.busy();
             match call {
                 Call::Pause
                 | Call::Resize
                 | Call::Plug
                 | Call::Unplug
                 | Call::TraceStart
-                | Call::TraceStop => self.wait_for(call, body.to_vec()).await,
+                | Call::TraceStop => self.wait_for(call, body.to_vec(), asking).await,
                 Call::Live
                 | Call::Vcpus
                 | Call::Exits
@@ -108,8 +115,13 @@ impl Server {
     }
 
     /// What may block, on a thread of its own, if there is one. Whoever drops this
-    /// cancels it.
-    async fn wait_for(&self, call: Call, body: Vec<u8>) -> Result<Answer, Failure> {
+    /// cancels it, and so does a client that goes away.
+    async fn wait_for(
+        &self,
+        call: Call,
+        body: Vec<u8>,
+        asking: &Asking,
+    ) -> Result<Answer, Failure> {
         let busy = |_| {
             let error = "too many requests wait already; try again when one of them is answered";
             Failure::new(ErrorCode::TooMany, error)
@@ -126,12 +138,25 @@ impl Server {
             let _place: OwnedSemaphorePermit = place;
             caught(|| blocking(&*vm, call, &body, &cancel))
         };
-        let done = tokio::task::spawn_blocking(work).await;
+        let mut done = tokio::task::spawn_blocking(work);
+        let mut gone = pin!(asking.has_gone());
+        let ended = poll_fn(|context| {
+            if let Poll::Ready(done) = Pin::new(&mut done).poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            gone.as_mut().poll(context).map(|()| None)
+        });
+        let ended = ended.await;
         drop(cancels);
-        done.unwrap_or_else(|error| {
-            let error = format!("the request was given up: {error}");
+        let given_up = |why: &dyn Display| {
+            let error = format!("the request was given up: {why}");
             Err(Failure::new(ErrorCode::Failed, error))
-        })
+        };
+        match ended {
+            Some(done) => done.unwrap_or_else(|error| given_up(&error)),
+            // For nobody.
+            None => given_up(&"its client is gone"),
+        }
     }
 
     fn remember(&self, cancels: &Arc<Cancels>) {

@@ -3,6 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::HttpService;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -166,13 +168,13 @@ where
 /// A stream that notes when something goes over it, and fails if what is to be sent is
 /// not taken for too long.
 pub(super) struct Guarded {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     one: Arc<Connection>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Guarded {
-    pub(super) fn new(stream: UnixStream, one: Arc<Connection>) -> Self {
+    pub(super) fn new(stream: Arc<UnixStream>, one: Arc<Connection>) -> Self {
         Self {
             stream,
             one,
@@ -198,15 +200,20 @@ impl Guarded {
 
 impl AsyncRead for Guarded {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, into);
-        if read.is_ready() {
-            self.one.touch();
-        }
-        read
+        let read = loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.stream.try_read(into.initialize_unfilled()) {
+                // It was told too early: asks to be told again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => break read,
+            }
+        };
+        self.one.touch();
+        Poll::Ready(read.map(|len| into.advance(len)))
     }
 }
 
@@ -216,16 +223,28 @@ impl AsyncWrite for Guarded {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write(context, data);
+        let sent = loop {
+            match self.stream.poll_write_ready(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+            match self.stream.try_write(data) {
+                // As for reads.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => break Poll::Ready(sent),
+            }
+        };
         self.sent(context, sent)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    /// Nothing is kept back.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
     }
 }
 

@@ -8,6 +8,7 @@
 //! one.
 
 mod answer;
+mod asking;
 mod body;
 mod connection;
 mod lock;
@@ -29,10 +30,13 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use self::answer::{Server as Answers, THREADS};
+use self::asking::Asking;
 use self::connection::{Connections, Guarded, serve};
 use super::Vm;
 use crate::memory::LogLimit;
 
+#[cfg(test)]
+pub(super) use socket::full;
 pub use socket::{Socket, SocketError};
 
 /// Connections, at once.
@@ -157,13 +161,11 @@ async fn accept(listener: UnixListener, answers: Arc<Answers>, connections: Arc<
 
 async fn serve_one(stream: UnixStream, ticket: connection::Ticket, answers: Arc<Answers>) {
     let one = ticket.connection().clone();
-    let of_service = one.clone();
+    let stream = Arc::new(stream);
+    let asking = Asking::new(one.clone(), stream.clone());
     let service = service_fn(move |request| {
-        let (answers, one) = (answers.clone(), of_service.clone());
-        async move {
-            let _busy = one.busy();
-            Ok::<_, std::convert::Infallible>(answers.answer(request).await)
-        }
+        let (answers, asking) = (answers.clone(), asking.clone());
+        async move { Ok::<_, std::convert::Infallible>(answers.answer(request, &asking).await) }
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())

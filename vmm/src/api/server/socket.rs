@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Type};
@@ -78,7 +78,7 @@ impl Socket {
         })?;
         // Between the look at what is there and the socket that takes its place nobody
         // else puts one there.
-        let _lock = DirectoryLock::of(&path).map_err(io)?;
+        let lock = DirectoryLock::of(&path).map_err(io)?;
         remove_stale(&path)?;
         let listener = listen(&address).map_err(io)?;
         let there = fs::symlink_metadata(&path).map_err(io)?;
@@ -88,8 +88,14 @@ impl Socket {
             listener,
             identity,
         };
-        if there.mode() & 0o777 & !0o600 != 0 {
-            let error = "the system has made it with other rights than 0600";
+        // A socket that is dropped takes it too.
+        drop(lock);
+        let rights = there.mode() & 0o777;
+        if rights != 0o600 {
+            let error = format!(
+                "the system has made it with the rights {rights:04o} instead of 0600; \
+                 is it the umask?"
+            );
             return Err(io(io::Error::other(error)));
         }
         Ok(socket)
@@ -130,6 +136,13 @@ fn listen(address: &SockAddr) -> io::Result<UnixListener> {
     Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
+/// Connects, without waiting for a place among those that wait.
+fn try_connect(path: &Path) -> io::Result<()> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
 /// Removes a socket that nobody serves.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let own = || path.to_owned();
@@ -145,7 +158,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
+    match try_connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(io)
         }
@@ -158,8 +171,32 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
+/// A listener that takes nobody, with as many waiting for it as may.
+#[cfg(test)]
+pub(in super::super) fn full(path: &Path) -> (socket2::Socket, Vec<socket2::Socket>) {
+    let new = || socket2::Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let address = SockAddr::unix(path).unwrap();
+    let listener = new();
+    listener.bind(&address).unwrap();
+    listener.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = new();
+        socket.set_nonblocking(true).unwrap();
+        match socket.connect(&address) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                return (listener, waiting);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -216,6 +253,18 @@ mod tests {
         });
         assert_eq!(sockets.iter().filter(|socket| socket.is_ok()).count(), 1);
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_full_is_in_use_and_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let (_listener, _waiting) = full(&path);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(Socket::bind(path)));
+        let bound = told.recv_timeout(std::time::Duration::from_secs(60));
+        let error = bound.expect("it waits").unwrap_err();
+        assert!(matches!(error, SocketError::InUse { .. }), "{error}");
     }
 
     #[test]

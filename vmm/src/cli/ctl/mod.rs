@@ -69,9 +69,16 @@ pub(crate) fn ctl(args: &CtlArgs) -> Result<(), Failure> {
 /// Asks, and again until somebody answers or it has taken so long.
 fn ping(vm: &Client, wait: Option<Duration>) -> Result<Ping, Failure> {
     let begun = Instant::now();
+    // Not there yet, or one that ends there before another begins.
+    let may_come = |error: &ClientError| {
+        matches!(
+            error,
+            ClientError::Connect { .. } | ClientError::Gone { .. }
+        )
+    };
     loop {
         match vm.ping() {
-            Err(error) if error.is_gone() && wait.is_some_and(|wait| begun.elapsed() < wait) => {
+            Err(error) if may_come(&error) && wait.is_some_and(|wait| begun.elapsed() < wait) => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             answer => return answer.map_err(explain),
