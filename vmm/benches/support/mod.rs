@@ -6,6 +6,8 @@
 //! So what else the machine does meanwhile hits all alike.
 #![allow(dead_code, reason = "each bench uses a part of this")]
 
+#[path = "../../src/stress/apart.rs"]
+mod apart;
 pub(crate) mod contender;
 pub(crate) mod peers;
 
@@ -43,23 +45,7 @@ pub(crate) fn addresses(regions: usize, same: bool) -> Vec<u64> {
 /// round: threads that start together are otherwise often put on the same one, and
 /// then measure each other's time slices.
 pub(crate) fn stay_on_cpu(index: usize) {
-    let size = size_of::<libc::cpu_set_t>();
-    // SAFETY: a set of CPUs is bits, all of which may be 0.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is as large as is said, and 0 means this thread.
-    if unsafe { libc::sched_getaffinity(0, size, &mut set) } != 0 {
-        return;
-    }
-    let cpus: Vec<usize> = (0..8 * size)
-        // SAFETY: below the number of bits in a set.
-        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
-        .collect();
-    // SAFETY: as above; the CPU is one of the set's.
-    unsafe {
-        libc::CPU_ZERO(&mut set);
-        libc::CPU_SET(cpus[index % cpus.len()], &mut set);
-        libc::sched_setaffinity(0, size, &set);
-    }
+    apart::stay_on(index);
 }
 
 /// The middle of what was measured; NaN of nothing.

@@ -311,18 +311,8 @@ impl ExitPath {
                 if result.is_err() {
                     data.fill(0xff);
                 }
-                self.mmio(
-                    Seen {
-                        kind: ExitKind::MmioRead,
-                        addr: gpa,
-                        fragment,
-                        len: data.len() as u16,
-                        piece: 0,
-                        data: word(data),
-                        since,
-                    },
-                    result,
-                )
+                let seen = Seen::access(ExitKind::MmioRead, gpa, data, since);
+                self.mmio(Seen { fragment, ..seen }, result)
             }
             Exit::MmioWrite {
                 gpa,
@@ -331,18 +321,8 @@ impl ExitPath {
             } => {
                 self.counter.enter(ExitKind::MmioWrite, gpa, since);
                 let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
-                self.mmio(
-                    Seen {
-                        kind: ExitKind::MmioWrite,
-                        addr: gpa,
-                        fragment,
-                        len: data.len() as u16,
-                        piece: 0,
-                        data: word(data),
-                        since,
-                    },
-                    result,
-                )
+                let seen = Seen::access(ExitKind::MmioWrite, gpa, data, since);
+                self.mmio(Seen { fragment, ..seen }, result)
             }
             Exit::PioIn { port, size, data } => {
                 self.counter.enter(ExitKind::PioIn, port.into(), since);
@@ -393,6 +373,17 @@ impl Seen {
             piece: 0,
             data: 0,
             since,
+        }
+    }
+
+    /// One access to `addr`.
+    #[inline]
+    fn access(kind: ExitKind, addr: u64, data: &[u8], since: u64) -> Self {
+        Self {
+            addr,
+            len: data.len() as u16,
+            data: word(data),
+            ..Self::nothing(kind, since)
         }
     }
 

@@ -27,14 +27,12 @@ pub(super) fn stay_on(index: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_thread_stays_where_it_is_put() {
         let cpus = std::thread::available_parallelism().unwrap().get();
         for index in 0..cpus + 1 {
             std::thread::spawn(move || {
-                stay_on(index);
+                super::stay_on(index);
                 assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
             })
             .join()

@@ -171,14 +171,6 @@ const SECTION: u64 = 2;
 const CHANGE: u64 = 3;
 const ROUND: u64 = 4;
 
-const KINDS: [ExitKind; 6] = [
-    ExitKind::MmioRead,
-    ExitKind::MmioWrite,
-    ExitKind::PioIn,
-    ExitKind::PioOut,
-    ExitKind::Halt,
-    ExitKind::Interrupted,
-];
 const SERVED: [Option<Served>; 6] = [
     None,
     Some(Served::Memory),
@@ -302,7 +294,7 @@ impl Exit {
             until: words[8],
         };
         Some(Self {
-            kind: *KINDS.get(byte(head, 1))?,
+            kind: *ExitKind::ALL.get(byte(head, 1))?,
             served: *SERVED.get(byte(head, 2))?,
             fragment: flags & FRAGMENT != 0,
             failed: flags & FAILED != 0,
@@ -486,7 +478,7 @@ pub(super) mod tests {
         );
         let exit = exit.prop_map(|((kind, served, bits), (len, vcpu, words, piece), wait)| {
             Event::Exit(Exit {
-                kind: KINDS[kind],
+                kind: ExitKind::ALL[kind],
                 served: SERVED[served],
                 fragment: bits[0],
                 failed: bits[1],

@@ -26,6 +26,16 @@ pub enum ExitKind {
 }
 
 impl ExitKind {
+    /// All of them, each at the place of its number.
+    pub(super) const ALL: [Self; 6] = [
+        Self::MmioRead,
+        Self::MmioWrite,
+        Self::PioIn,
+        Self::PioOut,
+        Self::Halt,
+        Self::Interrupted,
+    ];
+
     /// What follows an address of this kind, as `perf kvm stat` has it; for those
     /// without an address, all there is.
     pub fn suffix(self) -> &'static str {
@@ -115,8 +125,6 @@ impl fmt::Display for ExitKey {
 pub(super) const MAX_ROWS: usize = 8192;
 /// How many a vCPU may make, however many there are.
 pub(super) const MIN_ROWS: usize = 64;
-/// How many kinds of exits there are.
-pub(super) const KINDS: usize = 6;
 
 /// What was counted of one vCPU, or of several together. A vCPU's thread counts in a
 /// [`LiveVcpu`](super::LiveVcpu).

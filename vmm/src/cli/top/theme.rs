@@ -105,8 +105,23 @@ impl Theme {
         }
     }
 
-    /// Bars of a chart, from none to full.
-    pub(super) fn bars(self) -> bar::Set<'static> {
+    /// Bars of a chart, from none to full, by eighths.
+    pub(super) fn bars(self) -> [&'static str; 9] {
+        let set = self.bar_set();
+        [
+            set.empty,
+            set.one_eighth,
+            set.one_quarter,
+            set.three_eighths,
+            set.half,
+            set.five_eighths,
+            set.three_quarters,
+            set.seven_eighths,
+            set.full,
+        ]
+    }
+
+    fn bar_set(self) -> bar::Set<'static> {
         match self.ascii {
             false => symbols::bar::NINE_LEVELS,
             true => bar::Set {

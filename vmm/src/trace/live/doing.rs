@@ -27,14 +27,6 @@ const PAUSED: u64 = 2;
 const ENDED: u64 = 3;
 /// The first of the kinds of exits.
 const EXIT: u64 = 8;
-const KINDS: [ExitKind; 6] = [
-    ExitKind::MmioRead,
-    ExitKind::MmioWrite,
-    ExitKind::PioIn,
-    ExitKind::PioOut,
-    ExitKind::Halt,
-    ExitKind::Interrupted,
-];
 /// Where the number of the change begins in the word.
 const CHANGE: u32 = 8;
 
@@ -143,7 +135,7 @@ impl Words {
 
 fn named(code: u64, addr: u64) -> Doing {
     let kind = code.checked_sub(EXIT);
-    match kind.and_then(|kind| KINDS.get(kind as usize)) {
+    match kind.and_then(|kind| ExitKind::ALL.get(kind as usize)) {
         Some(kind) => Doing::Exit(*kind, addr),
         None => match code {
             GUEST => Doing::Guest,
@@ -166,7 +158,7 @@ mod tests {
         let words = Words::default();
         assert_eq!(words.now().doing, Doing::Starting);
         words.begin(7, 100);
-        for (n, kind) in KINDS.into_iter().enumerate() {
+        for (n, kind) in ExitKind::ALL.into_iter().enumerate() {
             let n = n as u64;
             words.enter(kind, n, 200 * (n + 1));
             let now = words.now();
@@ -190,7 +182,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 0..300_000 {
-                    let kind = KINDS[n as usize % 2];
+                    let kind = ExitKind::ALL[n as usize % 2];
                     words.enter(kind, n, n);
                     words.leave(n);
                 }
@@ -199,7 +191,7 @@ mod tests {
             while !over.load(Ordering::Relaxed) {
                 let now = words.now();
                 if let Doing::Exit(kind, addr) = now.doing {
-                    assert_eq!((kind, addr), (KINDS[addr as usize % 2], now.since));
+                    assert_eq!((kind, addr), (ExitKind::ALL[addr as usize % 2], now.since));
                 }
                 // It is in the guest from each number to the next, and nowhere else.
                 assert_eq!(now.guest, now.since, "{now:?}");

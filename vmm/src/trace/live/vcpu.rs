@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::exits::{KINDS, MAX_ROWS, MIN_ROWS};
+use super::super::exits::{MAX_ROWS, MIN_ROWS};
 use super::super::{ExitKey, ExitKind, VcpuTrace};
 use super::doing::Words;
 use super::rows::{Index, Rows};
@@ -45,7 +45,7 @@ impl LiveVcpu {
             words: Words::default(),
             counts: Counts::default(),
             waits: LiveTimes::default(),
-            rows: Rows::new(most + KINDS),
+            rows: Rows::new(most + ExitKind::ALL.len()),
             most,
         }
     }

@@ -73,18 +73,7 @@ fn columns(figures: &Figures, width: usize) -> Vec<u64> {
 
 /// Rows of bars, the highest column full.
 fn chart(columns: &[u64], rows: usize, theme: Theme) -> Vec<String> {
-    let bars = theme.bars();
-    let levels = [
-        bars.empty,
-        bars.one_eighth,
-        bars.one_quarter,
-        bars.three_eighths,
-        bars.half,
-        bars.five_eighths,
-        bars.three_quarters,
-        bars.seven_eighths,
-        bars.full,
-    ];
+    let levels = theme.bars();
     let most = columns.iter().copied().max().unwrap_or(0).max(1);
     let height =
         |count: u64| (u128::from(count) * rows as u128 * 8).div_ceil(u128::from(most)) as usize;

@@ -79,18 +79,7 @@ fn sparkline(numbers: impl Iterator<Item = u64>, width: usize, theme: Theme) -> 
     let numbers: Vec<u64> = numbers.collect();
     let last = &numbers[numbers.len().saturating_sub(width)..];
     let most = last.iter().copied().max().unwrap_or(0).max(1);
-    let bars = theme.bars();
-    let levels = [
-        bars.empty,
-        bars.one_eighth,
-        bars.one_quarter,
-        bars.three_eighths,
-        bars.half,
-        bars.five_eighths,
-        bars.three_quarters,
-        bars.seven_eighths,
-        bars.full,
-    ];
+    let levels = theme.bars();
     let bar = |n: &u64| levels[(u128::from(*n) * 8).div_ceil(u128::from(most)) as usize];
     last.iter().map(bar).collect()
 }
