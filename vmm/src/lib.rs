@@ -89,6 +89,7 @@ pub mod machine;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod mm;
+mod prefetch;
 #[cfg(feature = "kvm")]
 pub mod stress;
 #[cfg(feature = "kvm")]

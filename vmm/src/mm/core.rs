@@ -7,6 +7,7 @@ use super::bell::Bell;
 use super::edit;
 use super::gate::Gate;
 use super::grace::Grace;
+use super::local::{self, Local};
 use super::maplock::MapLock;
 use super::node::Child;
 use super::registry::Registry;
@@ -24,12 +25,14 @@ pub(super) struct Core<T: Payload> {
     /// `mm_lock_seq`: odd from the locking of a write set to the end of its
     /// section.
     pub(super) seq: AtomicU64,
+    /// The registry's number: a lookup that knows its record does not go there.
+    id: u64,
+    pub(super) range: AddrRange,
     pub(super) registry: Arc<Registry>,
     pub(super) bell: Bell,
     pub(super) writer: Writer,
     pub(super) gate: Arc<Gate>,
     pub(super) grace: Mutex<Grace<T>>,
-    pub(super) range: AddrRange,
     pub(super) strategy: Strategy,
     /// See [`window`](super::window).
     pub(super) at_window: Option<AtWindow>,
@@ -86,6 +89,8 @@ impl<T: Payload> Core<T> {
         Arc::new_cyclic(|this| Self {
             root: AtomicPtr::new(Child::<T>::null().into_raw()),
             seq: AtomicU64::new(seq),
+            id: registry.id,
+            range,
             bell: Bell::new(registry.aside),
             registry: Arc::new(registry),
             writer: Writer {
@@ -100,7 +105,6 @@ impl<T: Payload> Core<T> {
             },
             gate: Arc::new(Gate::new()),
             grace: Mutex::new(Grace::new()),
-            range,
             strategy,
             at_window,
             this: this.clone(),
@@ -110,6 +114,12 @@ impl<T: Payload> Core<T> {
     /// Another handle of the space, for one who borrows it.
     pub(super) fn shared(&self) -> Arc<Self> {
         self.this.upgrade().expect("borrowed, so not being dropped")
+    }
+
+    /// The calling thread's record; claims one on the first call.
+    #[inline(always)]
+    pub(super) fn record(&self) -> Local<'_> {
+        local::record_in(self.id, &self.registry)
     }
 
     /// The tree in force.

@@ -131,13 +131,15 @@ pub(super) fn has_claimed(record: &Record) -> bool {
     }
 }
 
-/// The calling thread's record; claims one on the first call.
-#[inline]
-pub(super) fn record(registry: &Arc<Registry>) -> Local<'_> {
+/// The calling thread's record in the registry, whose number `id` is; claims one on the
+/// first call. Which of them it is can be told without a look at the registry.
+#[inline(always)]
+pub(super) fn record_in(id: u64, registry: &Arc<Registry>) -> Local<'_> {
+    debug_assert_eq!(id, registry.id);
     #[cfg(not(any(loom, shuttle)))]
     {
-        let (id, record) = LAST.with(Cell::get);
-        if id == registry.id {
+        let (last, record) = LAST.with(Cell::get);
+        if id == last {
             // SAFETY: ids are never used twice, so this is a record of this very
             // registry, which outlives the borrow; this thread has claimed it, or
             // the cache would have been cleared.
@@ -231,6 +233,10 @@ fn with_claims<R>(f: impl FnOnce(&Claims) -> R) -> Option<R> {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+
+    fn record(registry: &Arc<Registry>) -> Local<'_> {
+        record_in(registry.id, registry)
+    }
 
     fn records(registry: &Registry) -> usize {
         registry.records().count()

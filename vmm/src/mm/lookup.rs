@@ -288,7 +288,7 @@ impl<T: Payload> Core<T> {
     }
 
     /// The waiting lookup. `pins` are the caller's for as long as the call lasts.
-    #[inline]
+    #[inline(always)]
     pub(super) fn waiting_lookup<'a>(
         &'a self,
         record: &'a Record,

@@ -122,6 +122,7 @@ mod grace;
 mod guard;
 mod kill;
 mod lease;
+mod lines;
 mod local;
 mod lookup;
 #[cfg(all(test, loom))]
@@ -163,6 +164,7 @@ pub use flags::VmFlags;
 pub use gap::Gap;
 pub use guard::VmaReadGuard;
 pub use kill::KillFlag;
+pub use lines::Lines;
 pub use lookup::{LookupPath, WaitOptions, Waited};
 pub use mapguard::MmapReadGuard;
 pub use observer::{Observer, SectionSeen};

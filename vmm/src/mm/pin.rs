@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::entry::Entry;
-use super::local;
 use super::slot::Slot;
 use super::sync::atomic::Ordering;
 use super::sync::mutant;
@@ -72,7 +71,7 @@ impl<T: Payload> VmaPin<T> {
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         // SAFETY: held until the drop.
         let holds_member = |seq| unsafe { &*self.slot }.is_locked(seq);
         self.core
@@ -84,7 +83,7 @@ impl<T: Payload> Clone for VmaPin<T> {
     /// Another pin of the same VMA, which is there from now on under the name of
     /// the calling thread.
     fn clone(&self) -> Self {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         let entry = record.vacant();
         if mutant("moves-first") {
             self.core.count_move();

@@ -111,7 +111,7 @@ impl<T: Payload> AddressSpace<T> {
 impl<T: Payload> PinSet<T> {
     #[inline(always)]
     fn new(core: &Core<T>) -> Self {
-        Self::begin(core, local::record(&core.registry).get())
+        Self::begin(core, core.record().get())
     }
 
     /// An empty one of the calling thread, whose record that is.
@@ -254,7 +254,7 @@ impl<T: Payload> PinSet<T> {
         mut wanted: impl FnMut(&Vma<T>) -> bool,
     ) -> Result<Option<&Vma<T>>, LookupError> {
         let core = self.core();
-        let record = local::record(&core.registry);
+        let record = core.record();
         let mut from = addr;
         while let Some(at) = core.next_mapped(record.get(), from) {
             let options = WaitOptions::default();
@@ -288,7 +288,7 @@ impl<T: Payload> PinSet<T> {
     /// [`AddressSpace::vmas`].
     pub fn vmas(&self, range: AddrRange) -> Vec<VmaInfo> {
         let core = self.core();
-        core.bare_walk(local::record(&core.registry).get(), range)
+        core.bare_walk(core.record().get(), range)
     }
 
     /// Another set of the same space, which is empty.
@@ -339,7 +339,7 @@ impl<T: Payload> PinSet<T> {
         path: &mut LookupPath,
     ) -> Result<Found<'_, T>, LookupError> {
         let core = self.core();
-        let local = local::record(&core.registry);
+        let local = core.record();
         let holds_member = |seq| self.holds_member(seq);
         let is_owner = ptr::eq(local.get(), self.owner);
         let few = is_owner && self.few.iter().any(|place| place.slot().is_null());
@@ -549,7 +549,7 @@ impl<T: Payload> Clone for PinSet<T> {
     /// A set of the calling thread's that has pinned all that this one has.
     fn clone(&self) -> Self {
         let core = self.core();
-        let local = local::record(&core.registry);
+        let local = core.record();
         let copy = Self::begin(core, local.get());
         let mut any = false;
         if mutant("moves-first") {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::core::Core;
-use super::local;
 use super::record::Record;
 use super::{AddressSpace, LookupError, LookupPath, Payload, VmaReadGuard, WaitOptions};
 
@@ -23,7 +22,7 @@ pub struct Reader<'a, T: Payload> {
 impl<T: Payload> AddressSpace<T> {
     /// The calling thread's reader record, at hand. May allocate one.
     pub fn reader(&self) -> Reader<'_, T> {
-        let local = local::record(&self.core.registry);
+        let local = self.core.record();
         let record = local.get();
         record.claim_again();
         Reader {

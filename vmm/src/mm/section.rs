@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::drain::Members;
-use super::local;
 use super::next::Next;
 use super::observer::Notes;
 use super::plan::{Gone, Plan};
@@ -85,7 +84,7 @@ impl<T: Payload> Drop for Open<'_, T> {
 impl<'a, T: Payload> WriteSection<'a, T> {
     /// Takes the map lock, by `deadline` if there is one.
     pub(super) fn open(core: &'a Core<T>, deadline: Option<Instant>) -> Result<Self, WriteError> {
-        let record = local::record(&core.registry);
+        let record = core.record();
         if record.any_entry(|state, _| state.is_guard()) {
             return Err(WriteError::HoldsGuard);
         }
@@ -211,7 +210,7 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         // SAFETY: in the tree in force, under the map lock.
         let range = |slot: &*const Slot<T>| unsafe { &**slot }.range();
         let members = Members::new(slots.iter().map(range).collect());
-        let record = local::record(&core.registry);
+        let record = core.record();
         if record.any_entry(|state, addr| state.is_guard() && members.contains(addr)) {
             return Err(WriteError::HoldsGuard);
         }

@@ -1,6 +1,7 @@
 //! The map itself: looking up, and opening it for reading and for writing.
 
 use std::fmt;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,9 +11,9 @@ use super::registry::Registry;
 use super::sync;
 use super::sync::atomic::Ordering;
 use super::{
-    AddrRange, Holder, LookupError, LookupPath, MmStats, MmapReadGuard, Observer, Payload,
+    AddrRange, Holder, Lines, LookupError, LookupPath, MmStats, MmapReadGuard, Observer, Payload,
     Published, SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, Waiter,
-    WriteError, WriteSection, local,
+    WriteError, WriteSection,
 };
 
 /// A map of disjoint VMAs over a range of addresses (Linux: `mm_struct`).
@@ -92,12 +93,25 @@ impl<T: Payload> AddressSpace<T> {
         self.core.stats()
     }
 
+    /// Where the calling thread's next lookup begins, if it is for what the last one was
+    /// for.
+    #[inline(always)]
+    pub fn lines(&self) -> Lines {
+        let record = self.core.record().get();
+        let core: *const Core<T> = &raw const *self.core;
+        Lines([
+            core.addr(),
+            ptr::from_ref(record).addr(),
+            record.recent.guess(),
+        ])
+    }
+
     /// Read-locks the VMA that covers `addr`, if there is one and no writer is at
     /// work on it (Linux: `lock_vma_under_rcu`). `None` means either. Never
     /// blocks.
     #[inline]
     pub fn lock_vma_under_rcu(&self, addr: u64) -> Option<VmaReadGuard<'_, T>> {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         self.core.try_lookup(record.get(), addr)
     }
 
@@ -114,7 +128,7 @@ impl<T: Payload> AddressSpace<T> {
         &self,
         addr: u64,
     ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         self.core.plain_lookup(record.get(), addr)
     }
 
@@ -122,14 +136,14 @@ impl<T: Payload> AddressSpace<T> {
     /// ends with an error at the deadline, or when the flag is raised; then no
     /// trace of it is left for a writer to wait for. A VMA that can be had without
     /// waiting is had in any case. What happened is written to `path`.
-    #[inline]
+    #[inline(always)]
     pub fn lock_vma_under_rcu_wait_with(
         &self,
         addr: u64,
         options: WaitOptions<'_>,
         path: &mut LookupPath,
     ) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         self.core
             .waiting_lookup(record.get(), addr, None, options, path)
     }
@@ -140,7 +154,7 @@ impl<T: Payload> AddressSpace<T> {
     /// nothing is mapped from `addr` on. Looks again each time that a section has
     /// meanwhile changed which VMA that is.
     pub fn lock_next_vma(&self, addr: u64) -> Result<Option<VmaReadGuard<'_, T>>, LookupError> {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         self.core.next_lookup(record.get(), addr)
     }
 
@@ -148,7 +162,7 @@ impl<T: Payload> AddressSpace<T> {
     /// call: a bare walk, which locks nothing, waits for nobody and delays no
     /// drain.
     pub fn vmas(&self, range: AddrRange) -> Vec<VmaInfo> {
-        let record = local::record(&self.core.registry);
+        let record = self.core.record();
         self.core.bare_walk(record.get(), range)
     }
 

@@ -6,7 +6,7 @@
 //! node there is.
 
 use super::super::node::WIDTH;
-use super::super::{VmaInfo, local, tree};
+use super::super::{VmaInfo, tree};
 use super::*;
 
 /// Enough for three levels of nodes.
@@ -62,7 +62,7 @@ fn a_bare_walk_sees_one_version_wherever_it_is_parked() {
         for place in (0..=COUNT as usize).step_by(step) {
             let mm = many();
             let before = mm.vmas(all());
-            let record = local::record(&mm.core.registry);
+            let record = mm.core.record();
             let entry = record.get().vacant();
             entry.walk_bare();
             // SAFETY: the entry says since before the root is loaded, and until

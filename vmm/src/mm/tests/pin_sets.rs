@@ -246,9 +246,9 @@ fn a_few_pins_are_taken_up_beside_many() {
         set.lock_vma_under_rcu_wait(at(0)).unwrap();
         parked.push(set);
         operation();
-        let looked = super::super::local::record(&mm.core.registry).looked();
+        let looked = mm.core.record().looked();
         operation();
-        let looked = super::super::local::record(&mm.core.registry).looked() - looked;
+        let looked = mm.core.record().looked() - looked;
         assert!(looked <= 16, "{looked} beside {}", parked.len());
     }
 }
