@@ -76,8 +76,11 @@ impl fmt::Display for ExitKind {
 }
 
 impl ExitKey {
+    #[inline(always)]
     pub(super) fn new(kind: ExitKind, addr: u64, access: &Access) -> Self {
         let addr = match (access.served, access.vma) {
+            // First, as it is by far the most frequent.
+            (Served::Device, _) => addr,
             (Served::Memory | Served::RomWrite, Some(start)) => start,
             (Served::Unmapped, _) => addr & !((2 << 20) - 1),
             _ => addr,

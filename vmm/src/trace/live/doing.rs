@@ -43,6 +43,7 @@ pub struct Now {
 
 /// The words in which the thread says so.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Words {
     /// What, and above [`CHANGE`] how many changes there were: so that a reader knows
     /// whether the other words belong to it.

@@ -16,32 +16,54 @@ const BITS: u32 = BUCKETS.ilog2();
 /// twice as wide as the one before. The last one holds an hour.
 const OCTAVES: usize = (MAX_NS.ilog2() - BITS) as usize + 2;
 
-type Octave = [AtomicU64; BUCKETS];
+/// What is counted in an octave.
+pub(super) struct Octave {
+    total_ns: AtomicU64,
+    /// Bucket by bucket.
+    counts: [AtomicU64; BUCKETS],
+}
+
+impl Octave {
+    fn new() -> Self {
+        Self {
+            total_ns: AtomicU64::new(0),
+            counts: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+
+    /// Adds a duration that belongs in this bucket of it. For one thread alone.
+    #[inline(always)]
+    pub(super) fn add(&self, bucket: usize, ns: u64) {
+        add(&self.counts[bucket], 1);
+        add(&self.total_ns, ns);
+    }
+}
+
+/// Where a duration is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) octave: usize,
+    /// Of the octave's.
+    pub(super) bucket: usize,
+}
 
 /// Durations, to 1 %, as [`Times`] has them. An octave takes its kilobyte when the first
 /// duration comes that is in it.
 pub struct LiveTimes {
-    total_ns: AtomicU64,
     octaves: [OnceLock<Box<Octave>>; OCTAVES],
 }
 
 impl LiveTimes {
     /// Adds one, in nanoseconds. For one thread alone.
-    #[inline]
     pub(super) fn record_ns(&self, ns: u64) {
         let ns = ns.min(MAX_NS);
-        let (octave, bucket) = place(ns);
-        let octave = match self.octaves[octave].get() {
-            Some(octave) => octave,
-            None => self.first_in(octave),
-        };
-        add(&octave[bucket], 1);
-        add(&self.total_ns, ns);
+        let place = place(ns);
+        self.octave(place.octave).add(place.bucket, ns);
     }
 
-    #[cold]
-    fn first_in(&self, octave: usize) -> &Octave {
-        self.octaves[octave].get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]))
+    /// An octave, which stays where it is.
+    pub(super) fn octave(&self, n: usize) -> &Octave {
+        self.octaves[n].get_or_init(|| Box::new(Octave::new()))
     }
 
     /// How many there are. Adds up the buckets.
@@ -51,7 +73,10 @@ impl LiveTimes {
 
     /// All of them together, in nanoseconds.
     pub fn total_ns(&self) -> u64 {
-        self.total_ns.load(Ordering::Relaxed)
+        let octaves = self.octaves.iter().filter_map(OnceLock::get);
+        octaves
+            .map(|octave| octave.total_ns.load(Ordering::Relaxed))
+            .fold(0, u64::wrapping_add)
     }
 
     /// The same, at rest.
@@ -73,7 +98,10 @@ impl LiveTimes {
         let octaves = self.octaves.iter().enumerate();
         let there = octaves.filter_map(|(n, octave)| Some((n, octave.get()?)));
         there.flat_map(|(n, octave)| {
-            let counts = octave.iter().map(|count| count.load(Ordering::Relaxed));
+            let counts = octave
+                .counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed));
             let counts = counts.enumerate().filter(|(_, count)| *count > 0);
             counts.map(move |(bucket, count)| (shortest(n, bucket), count))
         })
@@ -107,7 +135,7 @@ impl Tally {
                 self.counts.resize(end, 0);
             }
             let sums = &mut self.counts[start..end];
-            for (sum, count) in sums.iter_mut().zip(&**octave) {
+            for (sum, count) in sums.iter_mut().zip(&octave.counts) {
                 *sum += count.load(Ordering::Relaxed);
             }
         }
@@ -127,20 +155,19 @@ impl Tally {
     }
 }
 
-/// The octave and the bucket in it.
+/// Where a duration of at most [`MAX_NS`] belongs.
 #[inline(always)]
-fn place(ns: u64) -> (usize, usize) {
-    if ns < BUCKETS as u64 {
-        return (0, ns as usize);
-    }
-    let shift = ns.ilog2() - BITS;
-    (shift as usize + 1, (ns >> shift) as usize - BUCKETS)
+pub(super) fn place(ns: u64) -> Place {
+    // Below 128 ns a bucket is one nanosecond wide, as in the octave that follows.
+    let shift = (ns | BUCKETS as u64).ilog2() - BITS;
+    let bucket = (ns >> shift) as usize % BUCKETS;
+    let octave = shift as usize + usize::from(ns >= BUCKETS as u64);
+    Place { octave, bucket }
 }
 
 impl Default for LiveTimes {
     fn default() -> Self {
         Self {
-            total_ns: AtomicU64::new(0),
             octaves: [const { OnceLock::new() }; OCTAVES],
         }
     }

@@ -10,30 +10,35 @@ use super::rows::{Index, Rows};
 use super::{LiveTimes, Now, add};
 use crate::clock;
 use crate::memory::{Access, Served};
+use crate::prefetch::prefetch;
 
-/// What is counted of one vCPU, by its own thread only; to be read by any.
+/// What is counted of one vCPU, by its own thread only; to be read by any. What each exit
+/// stores to comes first.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct LiveVcpu {
     words: Words,
+    /// What its thread is told by others; the one word here that they store to.
+    told: AtomicU64,
     counts: Counts,
-    waits: LiveTimes,
-    rows: Rows,
+    rows: Arc<Rows>,
     /// Rows before the rest is counted together.
     most: usize,
+    waits: LiveTimes,
 }
 
 /// See [`VcpuTrace`].
 #[derive(Debug, Default)]
+#[repr(C)]
 struct Counts {
     mmio_exits: AtomicU64,
+    lookups_fast: AtomicU64,
     mmio_fragments: AtomicU64,
     unmapped: AtomicU64,
     unmapped_reads: AtomicU64,
     rom_writes: AtomicU64,
     device_failures: AtomicU64,
     lazy_slots: AtomicU64,
-    lookups_fast: AtomicU64,
     lookups_none: AtomicU64,
 }
 
@@ -43,10 +48,11 @@ impl LiveVcpu {
         let most = (MAX_ROWS / vcpus.max(1)).max(MIN_ROWS);
         Self {
             words: Words::default(),
+            told: AtomicU64::new(0),
             counts: Counts::default(),
-            waits: LiveTimes::default(),
-            rows: Rows::new(most + ExitKind::ALL.len()),
+            rows: Arc::new(Rows::new(most + ExitKind::ALL.len())),
             most,
+            waits: LiveTimes::default(),
         }
     }
 
@@ -58,6 +64,18 @@ impl LiveVcpu {
     /// Its thread, as the kernel numbers it; 0 before it runs.
     pub fn tid(&self) -> u32 {
         self.words.tid()
+    }
+
+    /// Tells its thread something, by a number that is not the last one; it looks after each
+    /// exit. Relaxed: the number carries nothing with it.
+    pub fn tell(&self, number: u64) {
+        self.told.store(number, Ordering::Relaxed);
+    }
+
+    /// What its thread was told last; 0 at first.
+    #[inline(always)]
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Its exits, by kind and address: from `KVM_RUN` returning to its next call.
@@ -121,10 +139,8 @@ pub struct VcpuCounter {
 impl VcpuCounter {
     /// The one for `live`, which has no other.
     pub fn new(live: Arc<LiveVcpu>) -> Self {
-        Self {
-            live,
-            index: Index::default(),
-        }
+        let index = Index::new(live.rows.clone(), live.most);
+        Self { live, index }
     }
 
     /// What it counts in.
@@ -137,6 +153,13 @@ impl VcpuCounter {
         // SAFETY: no argument, and it cannot fail.
         let tid = unsafe { libc::gettid() } as u32;
         self.live.words.begin(tid, clock::ticks());
+    }
+
+    /// Has what an exit is counted in loaded, while something else is done.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        prefetch(&raw const *self.live);
+        self.index.prefetch();
     }
 
     /// `KVM_RUN` has returned at `since`, on [ticks](clock::ticks).
@@ -183,8 +206,20 @@ impl VcpuCounter {
     }
 
     /// Records an exit that was an access, and how many nanoseconds it took.
-    #[inline]
+    #[inline(always)]
     pub fn access(&mut self, kind: ExitKind, addr: u64, access: &Access, ns: u64) {
+        let usual = access.served == Served::Device && access.path.waited.is_none();
+        if usual && access.slots == 0 {
+            add(&self.live.counts.lookups_fast, 1);
+        } else {
+            self.unusual(kind, access);
+        }
+        self.index.record(ExitKey::new(kind, addr, access), ns);
+    }
+
+    /// Counts what may be said of an access that not simply went to a device.
+    #[inline(never)]
+    fn unusual(&self, kind: ExitKind, access: &Access) {
         let counts = &self.live.counts;
         match access.served {
             Served::Unmapped => {
@@ -197,9 +232,7 @@ impl VcpuCounter {
             Served::DeviceFailed => add(&counts.device_failures, 1),
             Served::Memory | Served::Device => {}
         }
-        if access.slots > 0 {
-            add(&counts.lazy_slots, access.slots.into());
-        }
+        add(&counts.lazy_slots, access.slots.into());
         match (&access.path.waited, access.vma) {
             (Some(waited), _) => {
                 let ns = u64::try_from(waited.time.as_nanos()).unwrap_or(u64::MAX);
@@ -208,25 +241,16 @@ impl VcpuCounter {
             (None, Some(_)) => add(&counts.lookups_fast, 1),
             (None, None) => add(&counts.lookups_none, 1),
         }
-        self.row(ExitKey::new(kind, addr, access), ns);
     }
 
     /// Records an exit that was none.
     pub fn other(&mut self, kind: ExitKind, ns: u64) {
-        self.row(
-            ExitKey {
-                kind,
-                served: None,
-                addr: 0,
-            },
-            ns,
-        );
-    }
-
-    #[inline]
-    fn row(&mut self, key: ExitKey, ns: u64) {
-        let live = &*self.live;
-        self.index.record(&live.rows, key, live.most, ns);
+        let key = ExitKey {
+            kind,
+            served: None,
+            addr: 0,
+        };
+        self.index.record(key, ns);
     }
 }
 
