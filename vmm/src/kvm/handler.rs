@@ -16,6 +16,11 @@ pub trait Handler: Send {
     /// Called once, on the vCPU's thread, before its first exit.
     fn begin(&mut self) {}
 
+    /// Called as soon as `KVM_RUN` has returned, however it did, and before anything is
+    /// looked at: the time to have loaded what [`exit`](Self::exit) will want.
+    #[inline]
+    fn returned(&mut self) {}
+
     /// Answers an exit; `Break` ends the vCPU.
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output>;
 
@@ -77,6 +82,10 @@ pub struct Ended<B> {
 }
 
 /// Runs `vcpu` until something ends it.
+///
+/// The flag is looked at only when `KVM_RUN` has ended without an exit. Whoever sets it
+/// kicks the thread afterwards; and a kick, at whatever moment it comes, has the `KVM_RUN`
+/// that is under way or else the next one end so.
 pub(super) fn run<H: Handler>(
     vcpu: &mut Vcpu,
     stop: &AtomicBool,
@@ -84,15 +93,22 @@ pub(super) fn run<H: Handler>(
 ) -> End<H::Output> {
     handler.begin();
     while !stop.load(SeqCst) {
-        match vcpu.run_with_regs() {
-            Ok((exit, regs)) => {
-                if let ControlFlow::Break(output) = handler.exit(exit, regs) {
-                    return End::Handler(output);
+        loop {
+            match vcpu.run_then(|| handler.returned()) {
+                Ok((exit, regs)) => {
+                    let interrupted = matches!(exit, Exit::Interrupted);
+                    if let ControlFlow::Break(output) = handler.exit(exit, regs) {
+                        return End::Handler(output);
+                    }
+                    if interrupted {
+                        break;
+                    }
                 }
-            }
-            Err(error) => {
-                if let Err(error) = handler.error(error, vcpu.last_registers()) {
-                    return End::Failed(error);
+                Err(error) => {
+                    if let Err(error) = handler.error(error, vcpu.last_registers()) {
+                        return End::Failed(error);
+                    }
+                    break;
                 }
             }
         }

@@ -13,7 +13,7 @@ use super::vcpu::Registers;
 pub struct SecondTry {
     /// The registers at the last failure that was tried again, if the vCPU is not
     /// known to have got any further since.
-    failed: Option<Registers>,
+    failed: Option<Box<Registers>>,
 }
 
 /// What could be done about what an instruction missed.
@@ -32,7 +32,9 @@ impl SecondTry {
     /// done anything.
     #[inline]
     pub fn went_on(&mut self, regs: &Registers) {
-        if self.failed.is_some_and(|failed| failed.rip != regs.rip) {
+        if let Some(failed) = &self.failed
+            && failed.rip != regs.rip
+        {
             self.failed = None;
         }
     }
@@ -57,12 +59,12 @@ impl SecondTry {
         if !matches!(error, VcpuError::Emulation { .. }) {
             return Err(error);
         }
-        let again = self.failed.as_ref() == Some(regs);
+        let again = self.failed.as_deref() == Some(regs);
         let supplied = supply();
         if !supplied.done && (again || !supplied.possible) {
             return Err(error);
         }
-        self.failed = Some(*regs);
+        self.failed = Some(Box::new(*regs));
         Ok(())
     }
 }

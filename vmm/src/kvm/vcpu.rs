@@ -144,6 +144,16 @@ impl Vcpu {
     /// As [`Vcpu::run`].
     #[inline]
     pub fn run_with_regs(&mut self) -> Result<(Exit<'_>, &Registers), VcpuError> {
+        self.run_then(|| ())
+    }
+
+    /// As [`Vcpu::run_with_regs`]; `returned` is called as soon as `KVM_RUN` has returned,
+    /// before anything is looked at.
+    #[inline(always)]
+    pub(super) fn run_then(
+        &mut self,
+        returned: impl FnOnce(),
+    ) -> Result<(Exit<'_>, &Registers), VcpuError> {
         let run = self.page.as_ptr();
         // A reason left from the last exit must not be taken for one that
         // comes with an error.
@@ -152,8 +162,9 @@ impl Vcpu {
         unsafe { (*run).exit_reason = 0 };
         // SAFETY: KVM_RUN takes no argument, and writes the run page, to which
         // no reference exists, and guest memory, whose owners allow it.
-        let returned = unsafe { ioctl(&self.fd, KVM_RUN()) };
-        if returned != 0 {
+        let result = unsafe { ioctl(&self.fd, KVM_RUN()) };
+        returned();
+        if result != 0 {
             return self.returned_error(io::Error::last_os_error());
         }
         // SAFETY: KVM_RUN has just returned 0; what comes out borrows `self`,

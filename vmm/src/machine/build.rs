@@ -128,14 +128,15 @@ impl Machine {
         );
         let region = region.with_ram(ram).lazy(config.memory.lazy);
         let region = Arc::new(region.with_dirty_log(config.dirty_log));
+        let live = Shared::live(vcpu_count);
         let shared = Shared {
             memory,
             ports,
             exit_device,
             controller,
             kill: KillFlag::new(),
-            live: Shared::live(vcpu_count),
-            gate: Gate::new(vcpu_count),
+            gate: Gate::new(live.clone()),
+            live,
         };
         let shared = Arc::new(shared);
         let boot_slots = slots.iter().map(|slot| (slot.gpa(), slot.id())).collect();

@@ -8,11 +8,11 @@ use gracefault_guest::abi::{self, device};
 
 use super::Sabotage;
 use super::gate::Gate;
-use crate::clock::{self, Rate};
+use crate::clock::{Clock, Rate};
 use crate::devices::{ExitDevice, Fate, HotplugController};
 use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
 use crate::memory::{Access, AccessError, GuestSpace};
-use crate::mm::{KillFlag, LookupError};
+use crate::mm::{KillFlag, Lines, LookupError};
 use crate::trace::event;
 use crate::trace::record::VcpuRecorder;
 use crate::trace::{ExitKind, LiveVcpu, VcpuCounter, VcpuTrace};
@@ -81,6 +81,10 @@ pub(super) struct Ended {
 pub struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
+    /// The one of `shared`, at hand.
+    memory: Arc<GuestSpace>,
+    /// What an exit like the last one looks up.
+    lines: Lines,
     counter: VcpuCounter,
     /// Accesses to each device's range, second fragments left out.
     accesses: [u64; device::COUNT],
@@ -89,6 +93,7 @@ pub struct ExitPath {
     /// How many of the gate's changes it has seen.
     seen: u64,
     second_try: SecondTry,
+    clock: Clock,
     /// How long a tick is.
     rate: Rate,
     /// Who records each exit by itself, if somebody does.
@@ -112,8 +117,11 @@ impl ExitPath {
             accesses: [0; device::COUNT],
             serial: 0,
             seen: 0,
+            memory: shared.memory.clone(),
+            lines: Lines::default(),
             shared,
             second_try: SecondTry::default(),
+            clock: Clock::of_this_machine(),
             rate: Rate::of_this_machine(),
             recorder: None,
             hand_in,
@@ -128,14 +136,15 @@ impl ExitPath {
         ports: Arc<GuestSpace>,
         recorder: Option<VcpuRecorder>,
     ) -> Self {
+        let live = Shared::live(1);
         let shared = Shared {
             memory,
             ports,
             exit_device: Arc::new(ExitDevice::new(1)),
             controller: Arc::new(HotplugController::new(1)),
             kill: KillFlag::new(),
-            live: Shared::live(1),
-            gate: Gate::new(1),
+            gate: Gate::new(live.clone()),
+            live,
         };
         let (nobody, _) = std::sync::mpsc::channel();
         let mut path = Self::new(0, Arc::new(shared), nobody, None);
@@ -149,9 +158,9 @@ impl ExitPath {
     }
 
     /// Records an exit that is done, but for `KVM_RUN`.
-    #[inline]
+    #[inline(always)]
     fn done(&mut self, seen: &Seen, access: &Access) {
-        let end = clock::ticks();
+        let end = self.clock.ticks();
         let ns = self.rate.ns(end.saturating_sub(seen.since));
         self.counter.access(seen.kind, seen.addr, access, ns);
         self.record(seen, Some(access), end, false);
@@ -160,21 +169,30 @@ impl ExitPath {
 
     /// Records an exit that was no access.
     fn done_otherwise(&mut self, kind: ExitKind, since: u64) {
-        let end = clock::ticks();
+        let end = self.clock.ticks();
         let ns = self.rate.ns(end.saturating_sub(since));
         self.counter.other(kind, ns);
         self.record(&Seen::nothing(kind, since), None, end, false);
         self.counter.leave(end);
     }
 
-    #[inline]
+    #[inline(always)]
     fn record(&mut self, seen: &Seen, access: Option<&Access>, end: u64, failed: bool) {
-        let Some(recorder) = &mut self.recorder else {
-            return;
-        };
-        if !recorder.wants(seen.kind) {
-            return;
+        if let Some(recorder) = &mut self.recorder
+            && recorder.wants(seen.kind)
+        {
+            Self::put(recorder, seen, access, end, failed);
         }
+    }
+
+    #[inline(never)]
+    fn put(
+        recorder: &mut VcpuRecorder,
+        seen: &Seen,
+        access: Option<&Access>,
+        end: u64,
+        failed: bool,
+    ) {
         let waited = access.and_then(|access| access.path.waited);
         recorder.exit(event::Exit {
             kind: seen.kind,
@@ -199,42 +217,64 @@ impl ExitPath {
         });
     }
 
-    /// Carries out one MMIO exit.
-    #[inline]
-    fn mmio(&mut self, seen: Seen, result: Result<Access, AccessError>) -> ControlFlow<Ending> {
-        match self.sabotage.take() {
-            None => {}
-            Some(Sabotage::UncountedExit) => {
-                self.counter.leave(clock::ticks());
-                return ControlFlow::Continue(());
-            }
-            Some(Sabotage::SystemCall) => drop(std::os::unix::net::UnixStream::pair()),
-            // Done elsewhere.
-            Some(Sabotage::FlipByte | Sabotage::MmioValue) => {}
+    /// What there is to do about an MMIO exit that has been answered.
+    #[inline(always)]
+    fn mmio(
+        &mut self,
+        mut seen: Seen,
+        data: &[u8],
+        access: &Access,
+        result: Result<(), AccessError>,
+    ) -> ControlFlow<Ending> {
+        if let Some(sabotage) = self.sabotage.take()
+            && self.goes_wrong(sabotage)
+        {
+            return ControlFlow::Continue(());
+        }
+        if self.recorder.is_some() {
+            seen.data = word(data);
         }
         // Counted before the access is judged: KVM has counted it in any case.
         self.counter.mmio(seen.fragment);
-        let access = match result {
-            Ok(access) => access,
-            Err(error) => {
-                self.record(&seen, None, clock::ticks(), true);
-                return ControlFlow::Break(error.into());
-            }
-        };
-        if !seen.fragment
-            && let Some(index) = access.vma.and_then(device_index)
+        if let Err(error) = result {
+            self.record(&seen, None, self.clock.ticks(), true);
+            return ControlFlow::Break(error.into());
+        }
+        let device = access.vma.and_then(device_index);
+        if let Some(index) = device
+            && !seen.fragment
         {
             self.accesses[index] += 1;
         }
-        self.done(&seen, &access);
-        let ends = seen.kind == ExitKind::MmioWrite && access.vma == Some(abi::EXIT_GPA);
-        match ends
-            .then(|| self.shared.exit_device.fate(self.vcpu))
-            .flatten()
-        {
+        self.done(&seen, access);
+        match device {
+            Some(device::EXIT) if seen.kind == ExitKind::MmioWrite => self.fate(),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The guest has written to the exit device.
+    #[cold]
+    fn fate(&self) -> ControlFlow<Ending> {
+        match self.shared.exit_device.fate(self.vcpu) {
             Some(fate) => ControlFlow::Break(Ending::Guest(fate)),
             None => ControlFlow::Continue(()),
         }
+    }
+
+    /// Does wrong what a test wants to see noticed; whether that was all.
+    #[cold]
+    fn goes_wrong(&self, sabotage: Sabotage) -> bool {
+        match sabotage {
+            Sabotage::UncountedExit => {
+                self.counter.leave(self.clock.ticks());
+                return true;
+            }
+            Sabotage::SystemCall => drop(std::os::unix::net::UnixStream::pair()),
+            // Done elsewhere.
+            Sabotage::FlipByte | Sabotage::MmioValue => {}
+        }
+        false
     }
 
     /// Carries out the accesses of one PIO exit, `size` bytes each, to one port.
@@ -266,7 +306,7 @@ impl ExitPath {
             last = match result {
                 Ok(access) => access,
                 Err(error) => {
-                    self.record(&seen, None, clock::ticks(), true);
+                    self.record(&seen, None, self.clock.ticks(), true);
                     return ControlFlow::Break(error.into());
                 }
             };
@@ -297,33 +337,36 @@ impl ExitPath {
         });
     }
 
-    /// Carries an exit out.
-    #[inline]
-    fn answer(&mut self, exit: Exit<'_>, since: u64) -> ControlFlow<Ending> {
+    /// Carries out a load. What is filled in goes to the guest.
+    #[inline(always)]
+    fn read(&mut self, seen: Seen, data: &mut [u8]) -> ControlFlow<Ending> {
+        self.counter.enter(seen.kind, seen.addr, seen.since);
+        let mut access = Access::default();
+        let kill = &self.shared.kill;
+        let result = self.memory.read_telling(seen.addr, data, kill, &mut access);
+        if result.is_err() {
+            data.fill(0xff);
+        }
+        self.mmio(seen, data, &access, result)
+    }
+
+    /// Carries out a store.
+    #[inline(always)]
+    fn write(&mut self, seen: Seen, data: &[u8]) -> ControlFlow<Ending> {
+        self.counter.enter(seen.kind, seen.addr, seen.since);
+        let mut access = Access::default();
+        let kill = &self.shared.kill;
+        let result = self
+            .memory
+            .write_telling(seen.addr, data, kill, &mut access);
+        self.mmio(seen, data, &access, result)
+    }
+
+    /// Carries out what is no MMIO.
+    #[inline(never)]
+    fn otherwise(&mut self, exit: Exit<'_>, since: u64) -> ControlFlow<Ending> {
         match exit {
-            Exit::MmioRead {
-                gpa,
-                data,
-                fragment,
-            } => {
-                self.counter.enter(ExitKind::MmioRead, gpa, since);
-                let result = self.shared.memory.read(gpa, data, Some(&self.shared.kill));
-                if result.is_err() {
-                    data.fill(0xff);
-                }
-                let seen = Seen::access(ExitKind::MmioRead, gpa, data, since);
-                self.mmio(Seen { fragment, ..seen }, result)
-            }
-            Exit::MmioWrite {
-                gpa,
-                data,
-                fragment,
-            } => {
-                self.counter.enter(ExitKind::MmioWrite, gpa, since);
-                let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
-                let seen = Seen::access(ExitKind::MmioWrite, gpa, data, since);
-                self.mmio(Seen { fragment, ..seen }, result)
-            }
+            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => unreachable!("not for this"),
             Exit::PioIn { port, size, data } => {
                 self.counter.enter(ExitKind::PioIn, port.into(), since);
                 let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
@@ -357,13 +400,14 @@ struct Seen {
     len: u16,
     /// Bytes of one of several accesses; 0 if there is one.
     piece: u8,
-    /// The first eight bytes.
+    /// The first eight bytes, where somebody records them.
     data: u64,
     /// When `KVM_RUN` had returned.
     since: u64,
 }
 
 impl Seen {
+    #[inline(always)]
     fn nothing(kind: ExitKind, since: u64) -> Self {
         Self {
             kind,
@@ -377,12 +421,12 @@ impl Seen {
     }
 
     /// One access to `addr`.
-    #[inline]
-    fn access(kind: ExitKind, addr: u64, data: &[u8], since: u64) -> Self {
+    #[inline(always)]
+    fn access(kind: ExitKind, addr: u64, len: usize, fragment: bool, since: u64) -> Self {
         Self {
             addr,
-            len: data.len() as u16,
-            data: word(data),
+            fragment,
+            len: len as u16,
             ..Self::nothing(kind, since)
         }
     }
@@ -397,7 +441,7 @@ impl Seen {
 }
 
 /// Up to eight bytes as a number, the first of them the lowest.
-#[inline]
+#[inline(never)]
 fn word(data: &[u8]) -> u64 {
     match *data {
         [a] => a.into(),
@@ -418,6 +462,7 @@ enum PioData<'a> {
 }
 
 /// The device whose VMA begins at `start`.
+#[inline(always)]
 fn device_index(start: u64) -> Option<usize> {
     match start {
         abi::TEST_GPA => Some(device::TEST),
@@ -433,19 +478,52 @@ impl VcpuHandler for ExitPath {
 
     fn begin(&mut self) {
         self.counter.begin();
-        if self.shared.gate.changes() != self.seen {
+        if self.counter.live().told() != self.seen {
             self.attend();
         }
     }
 
-    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
-        let since = clock::ticks();
-        if !matches!(exit, Exit::Interrupted) {
-            self.second_try.went_on(regs);
+    #[inline]
+    fn returned(&mut self) {
+        self.lines.prefetch();
+        self.counter.prefetch();
+        self.memory.prefetch();
+        if let Some(recorder) = &self.recorder {
+            recorder.prefetch();
         }
-        let flow = self.answer(exit, since);
+    }
+
+    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
+        let since = self.clock.ticks();
+        // By tests, not by a table of places to jump to: what is loaded to find out where
+        // to go on is loaded after the guest has had the caches.
+        let flow = if let Exit::MmioWrite {
+            gpa,
+            data,
+            fragment,
+        } = exit
+        {
+            self.second_try.went_on(regs);
+            let seen = Seen::access(ExitKind::MmioWrite, gpa, data.len(), fragment, since);
+            self.write(seen, data)
+        } else if let Exit::MmioRead {
+            gpa,
+            data,
+            fragment,
+        } = exit
+        {
+            self.second_try.went_on(regs);
+            let seen = Seen::access(ExitKind::MmioRead, gpa, data.len(), fragment, since);
+            self.read(seen, data)
+        } else {
+            if !matches!(exit, Exit::Interrupted) {
+                self.second_try.went_on(regs);
+            }
+            self.otherwise(exit, since)
+        };
+        self.lines = self.memory.mm().lines();
         // Nothing is held any more.
-        if self.shared.gate.changes() != self.seen && flow.is_continue() {
+        if self.counter.live().told() != self.seen && flow.is_continue() {
             self.attend();
         }
         flow

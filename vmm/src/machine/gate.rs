@@ -1,26 +1,28 @@
 //! What all vCPUs of a machine are told between two exits: to rest, and who records.
 //!
-//! A vCPU looks at one word after each exit, which nobody stores to as long as nothing
-//! changes. Only when it has changed does the vCPU take the lock, when its exit is
-//! answered and it holds nothing.
+//! A vCPU looks at a word of its own after each exit, which nobody stores to as long as
+//! nothing changes ([`LiveVcpu::told`]). Only when it has changed does the vCPU take the
+//! lock, when its exit is answered and it holds nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::trace::LiveVcpu;
 use crate::trace::record::RecordingHandle;
 
 /// The gate between two exits.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Grows with each change. Relaxed: what it is about is under the lock.
-    changes: AtomicU64,
+    /// Who is told.
+    vcpus: Vec<Arc<LiveVcpu>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
+    /// Grows with each change.
+    changes: u64,
     /// vCPUs that have not ended.
     alive: usize,
     resting: usize,
@@ -45,11 +47,12 @@ pub enum Pause {
 }
 
 impl Gate {
-    pub(super) fn new(vcpus: usize) -> Self {
+    /// For these, none of which runs yet.
+    pub(super) fn new(vcpus: Vec<Arc<LiveVcpu>>) -> Self {
         Self {
-            changes: AtomicU64::new(0),
             state: Mutex::new(State {
-                alive: vcpus,
+                changes: 0,
+                alive: vcpus.len(),
                 resting: 0,
                 is_shut: false,
                 is_over: false,
@@ -58,18 +61,13 @@ impl Gate {
                 recording: None,
             }),
             changed: Condvar::new(),
+            vcpus,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that runs under the lock can panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The number of changes so far: what a vCPU compares with the one that it has seen.
-    #[inline(always)]
-    pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Relaxed)
     }
 
     /// For a vCPU that has seen a change: rests while the gate is shut, with `rests`
@@ -87,7 +85,7 @@ impl Gate {
             }
             state.resting -= 1;
         }
-        (self.changes(), state.recording.clone())
+        (state.changes, state.recording.clone())
     }
 
     /// A vCPU has ended.
@@ -103,7 +101,7 @@ impl Gate {
         if !state.is_shut && !state.is_over {
             state.is_shut = true;
             state.shut_at = Some(Instant::now());
-            self.tell();
+            self.tell(&mut state);
         }
     }
 
@@ -111,7 +109,7 @@ impl Gate {
     pub(super) fn open(&self) {
         let mut state = self.state();
         open(&mut state);
-        self.tell();
+        self.tell(&mut state);
         drop(state);
         self.changed.notify_all();
     }
@@ -129,11 +127,15 @@ impl Gate {
     pub(super) fn record(&self, recording: Option<RecordingHandle>) {
         let mut state = self.state();
         state.recording = recording;
-        self.tell();
+        self.tell(&mut state);
     }
 
-    fn tell(&self) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
+    /// What it is about is under the lock, which who is told takes.
+    fn tell(&self, state: &mut State) {
+        state.changes += 1;
+        for vcpu in &self.vcpus {
+            vcpu.tell(state.changes);
+        }
     }
 
     pub(super) fn pause(&self) -> Pause {
@@ -151,7 +153,7 @@ impl Gate {
             let pause = state.pause();
             if pause == Pause::Underway && left.is_zero() {
                 open(&mut state);
-                self.tell();
+                self.tell(&mut state);
                 self.changed.notify_all();
             }
             if pause != Pause::Underway || left.is_zero() {
@@ -195,13 +197,24 @@ mod tests {
         Some(Instant::now() + Duration::from_secs(60))
     }
 
+    fn gate(vcpus: usize) -> Gate {
+        let one = || Arc::new(LiveVcpu::for_one_of(vcpus));
+        Gate::new(std::iter::repeat_with(one).take(vcpus).collect())
+    }
+
+    fn told(gate: &Gate) -> u64 {
+        let told: Vec<_> = gate.vcpus.iter().map(|vcpu| vcpu.told()).collect();
+        assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
+        told[0]
+    }
+
     #[test]
     fn a_pause_is_complete_when_all_that_live_rest() {
-        let gate = Gate::new(3);
+        let gate = gate(3);
         assert_eq!(gate.pause(), Pause::None);
-        let seen = gate.changes();
+        let seen = told(&gate);
         gate.shut();
-        assert_ne!(gate.changes(), seen);
+        assert_ne!(told(&gate), seen);
         std::thread::scope(|scope| {
             let vcpu = || scope.spawn(|| gate.pass(|| ()));
             let first = vcpu();
@@ -212,7 +225,7 @@ mod tests {
             assert_eq!(gate.wait_or_open(soon()), Pause::Complete);
             gate.open();
             assert_eq!(gate.pause(), Pause::None);
-            assert_eq!(first.join().unwrap().0, gate.changes());
+            assert_eq!(first.join().unwrap().0, told(&gate));
             second.join().unwrap();
         });
         assert!(gate.was_shut() > Duration::ZERO);
@@ -221,18 +234,18 @@ mod tests {
 
     #[test]
     fn one_that_is_not_complete_in_time_is_over() {
-        let gate = Gate::new(1);
+        let gate = gate(1);
         gate.shut();
-        let seen = gate.changes();
+        let seen = told(&gate);
         assert_eq!(gate.wait_or_open(Some(Instant::now())), Pause::Underway);
         assert_eq!(gate.pause(), Pause::None);
-        assert_ne!(gate.changes(), seen);
+        assert_ne!(told(&gate), seen);
         gate.pass(|| panic!("it rests"));
     }
 
     #[test]
     fn nobody_rests_when_the_machine_ends() {
-        let gate = Gate::new(1);
+        let gate = gate(1);
         gate.shut();
         std::thread::scope(|scope| {
             let vcpu = scope.spawn(|| gate.pass(|| ()));

@@ -9,7 +9,7 @@
 //! | on a device | it sees the offset and, if it takes it, the exact length |
 //! | end past 2^64, or past the space | an error, and nothing happens |
 //! | write to ROM | dropped |
-//! | RAM that KVM has no slot for yet ([`LazyRam`]) | the slot is put in first, then the memory accessed |
+//! | RAM that KVM has no slot for yet ([`LazyRam`](super::LazyRam)) | the slot is put in first, then the memory accessed |
 //! | a device handler that panics or errors | all ones; counted, named; the guest goes on |
 //! | a device, by a device ([`GuestSpace::read_memory`]) | not reached: all ones, dropped |
 //!
@@ -22,8 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use super::sigbus::Fault;
-use super::{Backing, Device, GuestSpace, LazyRam, PutInError};
-use crate::clock;
+use super::{Backing, Device, DeviceError, GuestSpace, PutInError};
 use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions};
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
@@ -64,16 +63,19 @@ pub struct Access {
 }
 
 impl Access {
-    fn add_part(&mut self, served: Served, vma: Option<u64>, path: LookupPath) {
-        if served != Served::Memory || self.parts == 0 {
-            (self.served, self.vma) = (served, vma);
+    /// Adds what became of the next part.
+    fn add(&mut self, next: &Self) {
+        if next.served != Served::Memory || self.parts == 0 {
+            (self.served, self.vma) = (next.served, next.vma);
         }
-        let nested = self.path.nested || path.nested;
+        let nested = self.path.nested || next.path.nested;
         if self.path.waited.is_none() {
-            self.path = path;
+            self.path = next.path;
         }
         self.path.nested = nested;
-        self.parts += 1;
+        self.parts += next.parts;
+        self.slots += next.slots;
+        self.looked_up = next.looked_up;
     }
 }
 
@@ -120,6 +122,9 @@ enum Reach {
     All,
     Memory,
 }
+
+/// What it may reach, and what ends its waits.
+type By<'a> = (Reach, Option<&'a KillFlag>);
 
 /// One direction of data, so that the walk below exists once.
 enum Data<'a> {
@@ -195,96 +200,185 @@ impl GuestSpace {
         self.access(addr, Data::Write(data), Reach::Memory, kill)
     }
 
+    /// As [`read`](Self::read), with what became of it in `access`, which is new: also
+    /// where it fails.
+    pub(crate) fn read_telling(
+        &self,
+        addr: u64,
+        data: &mut [u8],
+        kill: &KillFlag,
+        access: &mut Access,
+    ) -> Result<(), AccessError> {
+        self.carry_out(addr, Data::Read(data), (Reach::All, Some(kill)), access)
+    }
+
+    /// As [`write`](Self::write); otherwise as [`read_telling`](Self::read_telling).
+    pub(crate) fn write_telling(
+        &self,
+        addr: u64,
+        data: &[u8],
+        kill: &KillFlag,
+        access: &mut Access,
+    ) -> Result<(), AccessError> {
+        self.carry_out(addr, Data::Write(data), (Reach::All, Some(kill)), access)
+    }
+
     fn access(
         &self,
         addr: u64,
-        mut data: Data<'_>,
+        data: Data<'_>,
         reach: Reach,
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
-        let len = data.len();
         let mut access = Access::default();
-        if len == 0 {
-            return Ok(access);
-        }
-        let range = AddrRange::new(addr, len as u64).filter(|r| self.mm.range().covers(*r));
-        let range = range.ok_or(AccessError::PastEnd { addr, len })?;
-        let mut done = 0;
-        while done < len {
-            let at = addr + done as u64;
-            let options = WaitOptions {
-                deadline: None,
-                kill,
-            };
-            let mut path = LookupPath::default();
-            let guard = self
-                .mm
-                .lock_vma_under_rcu_wait_with(at, options, &mut path)
-                .map_err(|error| AccessError::Lookup { addr: at, error })?;
-            if self.stamps.load(Ordering::Relaxed) {
-                access.looked_up = clock::ticks();
-            }
-            let last = match &guard {
-                Some(vma) => vma.range().last(),
-                // What follows in the same granule is not mapped either.
-                None => at | (self.granule - 1),
-            };
-            let part_len = (last.min(range.last()) - at) as usize + 1;
-            let part = data.part(done, part_len);
-            let served = match &guard {
-                Some(vma) => {
-                    access.slots += put_in(vma, at)?;
-                    self.serve(vma, at, part, reach)?
-                }
-                None => self.nobody(at, part),
-            };
-            access.add_part(served, guard.map(|vma| vma.range().start()), path);
-            done += part_len;
-        }
+        self.carry_out(addr, data, (reach, kill), &mut access)?;
         Ok(access)
     }
 
-    /// Serves one part of an access from the VMA that covers it.
+    /// The walk over what an access touches: for most, one step.
+    ///
+    /// What becomes of it is written to where it is wanted, not handed from one to the
+    /// next: after the guest has run, an exit takes as long as it touches lines.
+    #[inline(always)]
+    fn carry_out(
+        &self,
+        addr: u64,
+        mut data: Data<'_>,
+        by: By<'_>,
+        access: &mut Access,
+    ) -> Result<(), AccessError> {
+        let len = data.len();
+        if len == 0 {
+            return Ok(());
+        }
+        let range = AddrRange::new(addr, len as u64).filter(|r| self.mm.range().covers(*r));
+        let range = range.ok_or(AccessError::PastEnd { addr, len })?;
+        let done = self.part(range, &mut data, by, access)?;
+        match done == len {
+            true => Ok(()),
+            false => self.go_on(range, data, done, by, access),
+        }
+    }
+
+    /// The steps after the first.
+    #[inline(never)]
+    fn go_on(
+        &self,
+        range: AddrRange,
+        mut data: Data<'_>,
+        mut done: usize,
+        by: By<'_>,
+        access: &mut Access,
+    ) -> Result<(), AccessError> {
+        while done < data.len() {
+            let left = AddrRange::inclusive(range.start() + done as u64, range.last());
+            let (left, len) = (left.expect("not empty"), data.len() - done);
+            let mut next = Access::default();
+            let part = self.part(left, &mut data.part(done, len), by, &mut next);
+            access.add(&next);
+            done += part?;
+        }
+        Ok(())
+    }
+
+    /// One step: what the VMA at the start of `range` has of it, or the hole there; how
+    /// many bytes of `data` that was. `access` is new.
+    #[inline(always)]
+    fn part(
+        &self,
+        range: AddrRange,
+        data: &mut Data<'_>,
+        (reach, kill): By<'_>,
+        access: &mut Access,
+    ) -> Result<usize, AccessError> {
+        let at = range.start();
+        let options = WaitOptions {
+            deadline: None,
+            kill,
+        };
+        let guard = self
+            .mm
+            .lock_vma_under_rcu_wait_with(at, options, &mut access.path)
+            .map_err(|error| AccessError::Lookup { addr: at, error })?;
+        if self.stamps.load(Ordering::Relaxed) {
+            access.looked_up = self.clock.ticks();
+        }
+        let last = match &guard {
+            Some(vma) => vma.range().last(),
+            // What follows in the same granule is not mapped either.
+            None => at | (self.granule - 1),
+        };
+        let len = (last.min(range.last()) - at) as usize + 1;
+        let data = data.part(0, len);
+        access.parts = 1;
+        match &guard {
+            Some(vma) => {
+                access.vma = Some(vma.range().start());
+                access.served = self.serve(vma, at, data, reach, &mut access.slots)?;
+            }
+            None => access.served = self.nobody(at, data),
+        }
+        Ok(len)
+    }
+
+    /// Serves one part of an access from the VMA that covers it. Counts in `slots` what it
+    /// puts in.
+    #[inline(always)]
     fn serve(
         &self,
         vma: &VmaReadGuard<'_, Backing>,
         at: u64,
         data: Data<'_>,
         reach: Reach,
+        slots: &mut u32,
     ) -> Result<Served, AccessError> {
         let offset = vma.offset_of(at).expect("looked up by this address");
-        let fault = |fault| AccessError::Fault { addr: at, fault };
-        match (vma.payload(), data) {
-            (Backing::Mmio(device), mut data) if reach == Reach::Memory => {
-                data.all_ones();
-                let name = device.name();
-                self.complain(format_args!("{name}: no device reaches it ({at:#x})"));
-                Ok(Served::DeviceFailed)
+        match vma.payload() {
+            Backing::Mmio(device) if reach == Reach::All => {
+                Ok(self.serve_by_device(&**device, offset, at, data))
             }
-            (Backing::Mmio(device), data) => Ok(self.serve_by_device(&**device, offset, at, data)),
-            (
-                Backing::Ram(memory) | Backing::Rom(memory) | Backing::Lazy(LazyRam { memory, .. }),
-                Data::Read(data),
-            ) => {
-                memory.read(offset, data).map_err(fault)?;
-                Ok(Served::Memory)
-            }
-            (Backing::Ram(memory) | Backing::Lazy(LazyRam { memory, .. }), Data::Write(data))
-                if vma.flags().contains(VmFlags::WRITE) =>
-            {
-                memory.write(offset, data).map_err(fault)?;
-                Ok(Served::Memory)
-            }
-            (_, Data::Write(data)) => {
-                self.complain(format_args!(
-                    "a write of {} bytes to ROM at {at:#x}",
-                    data.len()
-                ));
-                Ok(Served::RomWrite)
-            }
+            Backing::Mmio(device) => Ok(self.out_of_reach(&**device, at, data)),
+            _ => self.serve_memory(vma, at, offset, data, slots),
         }
     }
 
+    /// A device is not to reach this one.
+    #[cold]
+    fn out_of_reach(&self, device: &dyn Device, at: u64, mut data: Data<'_>) -> Served {
+        data.all_ones();
+        let name = device.name();
+        self.complain(format_args!("{name}: no device reaches it ({at:#x})"));
+        Served::DeviceFailed
+    }
+
+    #[inline(never)]
+    fn serve_memory(
+        &self,
+        vma: &VmaReadGuard<'_, Backing>,
+        at: u64,
+        offset: u64,
+        data: Data<'_>,
+        slots: &mut u32,
+    ) -> Result<Served, AccessError> {
+        *slots += put_in(vma, at)?;
+        let memory = vma.payload().memory().expect("no device");
+        let is_rom = matches!(vma.payload(), Backing::Rom(_));
+        match data {
+            Data::Read(data) => memory.read(offset, data),
+            Data::Write(data) if !is_rom && vma.flags().contains(VmFlags::WRITE) => {
+                memory.write(offset, data)
+            }
+            Data::Write(data) => {
+                let len = data.len();
+                self.complain(format_args!("a write of {len} bytes to ROM at {at:#x}"));
+                return Ok(Served::RomWrite);
+            }
+        }
+        .map_err(|fault| AccessError::Fault { addr: at, fault })?;
+        Ok(Served::Memory)
+    }
+
+    #[cold]
     fn nobody(&self, at: u64, mut data: Data<'_>) -> Served {
         data.all_ones();
         let verb = if matches!(data, Data::Read(_)) {
@@ -299,7 +393,8 @@ impl GuestSpace {
         Served::Unmapped
     }
 
-    /// Hands an access to a device, in the pieces it takes.
+    /// Hands an access to a device: most take it as it is.
+    #[inline(always)]
     fn serve_by_device(
         &self,
         device: &dyn Device,
@@ -307,6 +402,15 @@ impl GuestSpace {
         at: u64,
         mut data: Data<'_>,
     ) -> Served {
+        match device.sizes().piece(data.len()) {
+            Some(len) if len == data.len() => self.piece(device, offset, at, &mut data),
+            _ => self.in_pieces(device, offset, at, data),
+        }
+    }
+
+    /// The same, in the pieces that the device takes.
+    #[inline(never)]
+    fn in_pieces(&self, device: &dyn Device, offset: u64, at: u64, mut data: Data<'_>) -> Served {
         let (mut done, mut served) = (0, Served::Device);
         while done < data.len() {
             let left = data.len() - done;
@@ -319,24 +423,45 @@ impl GuestSpace {
                 return Served::DeviceFailed;
             };
             let mut piece = data.part(done, len);
-            let offset = offset + done as u64;
-            // A handler's own state is its own business: it sees the unwinding.
-            let result = catch_unwind(AssertUnwindSafe(|| match &mut piece {
-                Data::Read(data) => device.read(offset, data),
-                Data::Write(data) => device.write(offset, data),
-            }));
-            if !matches!(result, Ok(Ok(()))) {
+            if self.piece(device, offset + done as u64, at, &mut piece) != Served::Device {
                 served = Served::DeviceFailed;
-                piece.all_ones();
-                let name = device.name();
-                match result {
-                    Ok(Err(error)) => self.complain(format_args!("{name}: {at:#x}: {error}")),
-                    _ => self.complain(format_args!("{name}: {at:#x}: its handler panicked")),
-                }
             }
             done += len;
         }
         served
+    }
+
+    /// Hands one piece of an access to a device.
+    #[inline(always)]
+    fn piece(&self, device: &dyn Device, offset: u64, at: u64, piece: &mut Data<'_>) -> Served {
+        // A handler's own state is its own business: it sees the unwinding.
+        let result = catch_unwind(AssertUnwindSafe(|| match piece {
+            Data::Read(data) => device.read(offset, data),
+            Data::Write(data) => device.write(offset, data),
+        }));
+        match result {
+            Ok(Ok(())) => Served::Device,
+            Ok(Err(error)) => self.failed(device, at, piece, Some(error)),
+            Err(_) => self.failed(device, at, piece, None),
+        }
+    }
+
+    /// A device has failed, by this error or by a panic.
+    #[cold]
+    fn failed(
+        &self,
+        device: &dyn Device,
+        at: u64,
+        piece: &mut Data<'_>,
+        error: Option<DeviceError>,
+    ) -> Served {
+        piece.all_ones();
+        let name = device.name();
+        match error {
+            Some(error) => self.complain(format_args!("{name}: {at:#x}: {error}")),
+            None => self.complain(format_args!("{name}: {at:#x}: its handler panicked")),
+        }
+        Served::DeviceFailed
     }
 
     /// Logs what a guest did wrong, at a rate that the guest cannot raise.

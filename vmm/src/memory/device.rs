@@ -85,12 +85,14 @@ impl AccessSizes {
         Self { taken, others }
     }
 
+    #[inline]
     const fn takes(self, len: usize) -> bool {
         self.taken >> (len - 1) & 1 == 1
     }
 
     /// How many of the next `len` bytes to hand to the device at once; `None` if
     /// they are to read as all ones. `len` is not 0.
+    #[inline]
     pub fn piece(self, len: usize) -> Option<usize> {
         if len <= 8 && self.takes(len) {
             return Some(len);

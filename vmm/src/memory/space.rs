@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Backing, Device, LogLimit, Mapping};
+use crate::clock::Clock;
 use crate::mm::{AddrRange, AddressSpace, SpaceOptions, VmFlags, WriteError};
+use crate::prefetch::prefetch;
 
 /// A map whose VMAs carry [`Backing`]s, with the rules for accesses to it
 /// ([`read`](Self::read), [`write`](Self::write)). A guest has two: its physical
@@ -17,9 +19,10 @@ pub struct GuestSpace {
     pub(super) mm: AddressSpace<Backing>,
     /// A power of two: every VMA begins and ends at a multiple of it.
     pub(super) granule: u64,
-    pub(super) complaints: LogLimit,
-    /// Whether accesses say when their lookups were over.
+    /// Whether accesses say when their lookups were over, and by which clock.
     pub(super) stamps: AtomicBool,
+    pub(super) clock: Clock,
+    pub(super) complaints: LogLimit,
 }
 
 impl GuestSpace {
@@ -49,14 +52,22 @@ impl GuestSpace {
         Self {
             mm: AddressSpace::with_options(name, range, options),
             granule,
-            complaints,
             stamps: AtomicBool::new(false),
+            clock: Clock::of_this_machine(),
+            complaints,
         }
     }
 
     /// The map, for lookups and write sections.
     pub fn mm(&self) -> &AddressSpace<Backing> {
         &self.mm
+    }
+
+    /// Has what each access looks at loaded, besides what it looks [up](crate::mm::Lines).
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&raw const self.mm);
+        prefetch(&raw const self.stamps);
     }
 
     /// Whether accesses say when their lookup was [over](super::Access::looked_up),

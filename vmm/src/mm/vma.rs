@@ -96,6 +96,7 @@ impl<T> Vma<T> {
     }
 
     /// Where in the payload `addr` is; `None` if it lies outside the range.
+    #[inline]
     pub fn offset_of(&self, addr: u64) -> Option<u64> {
         self.range
             .contains(addr)

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use super::super::event::{WORDS, Words};
 use super::OnFull;
+use crate::prefetch::prefetch;
 
 /// Whose ring it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +28,18 @@ pub struct Who {
     pub vcpu: Option<u32>,
 }
 
+/// What the producer stores to and what it needs for that are on the same line.
 #[derive(Debug)]
+#[repr(C, align(128))]
 pub(super) struct Ring {
+    made: Made,
     words: Box<[AtomicU64]>,
     on_full: OnFull,
-    made: Made,
     taken: Taken,
 }
 
 /// What the producer stores to.
 #[derive(Debug, Default)]
-#[repr(align(128))]
 struct Made {
     /// Records that were put in.
     head: AtomicU64,
@@ -108,6 +110,12 @@ impl Ring {
 }
 
 impl Producer {
+    /// Has loaded what [`put`](Self::put) looks at first.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        prefetch(&raw const *self.ring);
+    }
+
     /// Puts a record in, or counts it as lost. Never blocks.
     #[inline]
     pub(super) fn put(&mut self, words: &Words) {
