@@ -9,7 +9,9 @@
 //! loop that does nothing else. *With KVM*: a bare loop around `KVM_RUN` that does not
 //! even look at the exit, against Gracefault's vCPU thread and exit path without and with
 //! tracing, on one and the same vCPU, with the same guest, in alternating slices; the
-//! ratios are of the exits per second of slices beside each other. *Return to call*: from
+//! ratios are of the exits per second of slices beside each other. Once more *confined*:
+//! without tracing, on a thread that has the filter of system calls which `run` gives it;
+//! the kernel looks at that before it does anything, so it is none of the exit path's. *Return to call*: from
 //! `KVM_RUN` returning to its next call in those slices, where caches and TLB are as KVM
 //! has left them.
 //!
@@ -34,7 +36,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use gracefault::clock::{self, Rate};
-use gracefault::kvm::{End, Exit, Kvm, Registers, Vcpu, VcpuHandler, VcpuThread};
+use gracefault::kvm::{
+    End, Exit, Kvm, Registers, Seccomp, Vcpu, VcpuFilter, VcpuHandler, VcpuThread,
+};
 use gracefault::machine::ExitPath;
 use gracefault::memory::{Device, DeviceError, GuestSpace};
 use gracefault::mm::AddrRange;
@@ -52,18 +56,18 @@ const HARDWARE_EXIT_NS: f64 = 1_500.0;
 
 struct Effort {
     batches: usize,
-    triples: usize,
+    rounds: usize,
     slice_ms: u64,
 }
 
 const FULL: Effort = Effort {
     batches: 2_000,
-    triples: 200,
+    rounds: 200,
     slice_ms: 50,
 };
 const QUICK: Effort = Effort {
     batches: 300,
-    triples: 15,
+    rounds: 15,
     slice_ms: 20,
 };
 
@@ -89,6 +93,8 @@ impl Device for Trivial {
 struct Contender {
     name: &'static str,
     path: Option<ExitPath>,
+    /// What its thread is confined by.
+    filter: Option<Arc<VcpuFilter>>,
     /// Held until the end: its writer empties the ring.
     _recording: Option<Recording>,
 }
@@ -108,7 +114,15 @@ impl Contender {
         Ok(Self {
             name,
             path: Some(path),
+            filter: None,
             _recording: recording,
+        })
+    }
+
+    fn confined(name: &'static str) -> Result<Self, Box<dyn Error>> {
+        Ok(Self {
+            filter: VcpuFilter::new(Seccomp::On, &[])?,
+            ..Self::new(name, None)?
         })
     }
 }
@@ -222,6 +236,7 @@ fn handler(effort: &Effort, rate: Rate, step: f64, contender: Contender) -> Valu
         name,
         path,
         _recording,
+        ..
     } = contender;
     let mut path = path.expect("it was just made");
     let registers = Registers::default();
@@ -272,8 +287,8 @@ static CALLS: Calls = Calls {
     times: [const { [const { AtomicU32::new(0) }; CLASSES] }; 2 * CONTENDERS],
 };
 
-/// The bare loop, and ours without and with tracing; each with both guests.
-const CONTENDERS: usize = 3;
+/// The bare loop, and ours without and with tracing, and confined; each with both guests.
+const CONTENDERS: usize = 4;
 
 /// Ticks in a class of times between return and call, and classes.
 const CLASS: u64 = 16;
@@ -383,6 +398,13 @@ impl VcpuHandler for Sliced {
     type Output = (ExitPath, Slice);
 
     #[inline]
+    fn returned(&mut self) {
+        if let Some(path) = &mut self.path {
+            path.returned();
+        }
+    }
+
+    #[inline]
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Self::Output> {
         let path = self.path.as_mut().expect("taken at the end");
         let flow = path.exit(exit, regs);
@@ -413,7 +435,7 @@ fn bare(fd: c_int, length: u64) -> Slice {
 
 /// A slice of Gracefault's.
 fn ours(
-    vcpu: Vcpu,
+    mut vcpu: Vcpu,
     contender: &mut Contender,
     length: u64,
 ) -> Result<(Vcpu, Slice), Box<dyn Error>> {
@@ -421,6 +443,7 @@ fn ours(
         path: contender.path.take(),
         clocked: Clocked::new(length),
     };
+    vcpu.confine(contender.filter.clone());
     let ended = VcpuThread::spawn_with(vcpu, sliced)?.join();
     let End::Handler((path, slice)) = ended.end else {
         return Err("the vCPU ended by itself".into());
@@ -444,7 +467,7 @@ impl Level {
         }
     }
 
-    /// The first of the three whose times those of this guest are.
+    /// The first of those whose times are of this guest.
     fn first(self) -> usize {
         match self {
             Self::Cpl3 => 0,
@@ -481,7 +504,7 @@ fn with_kvm(effort: &Effort, rate: Rate) -> Result<Vec<Value>, Box<dyn Error>> {
 /// What the slices of a guest came to.
 struct Slices {
     bare_ns: Vec<f64>,
-    /// Ours in proportion to the bare loop's, without and with tracing.
+    /// Ours in proportion to the bare loop's.
     ratios: [Vec<f64>; CONTENDERS - 1],
 }
 
@@ -495,17 +518,18 @@ fn at_level(
     let mut contenders = [
         Contender::new("without tracing", None)?,
         Contender::new("with tracing", Some(EventSet::ALL))?,
+        Contender::confined("confined")?,
     ];
     let Slices { bare_ns, ratios } = slices(level, vcpu, &mut contenders, effort, rate)?;
     let (name, exit_ns) = (level.name(), median(bare_ns));
     println!(
-        "with KVM, guest at {name}, {} triples of slices of {} ms; a bare exit takes {exit_ns:.0} ns",
-        effort.triples, effort.slice_ms
+        "with KVM, guest at {name}, {} rounds of slices of {} ms; a bare exit takes {exit_ns:.0} ns",
+        effort.rounds, effort.slice_ms
     );
     let floor = CALLS.median_ns(level.first(), rate);
     println!("  {:<16} return to call {floor:4.0} ns", "bare loop");
     let mut rows = vec![json!({
-        "what": "bare", "guest": name, "triples": effort.triples, "slice_ms": effort.slice_ms,
+        "what": "bare", "guest": name, "rounds": effort.rounds, "slice_ms": effort.slice_ms,
         "exit_ns": exit_ns, "return_to_call_ns": floor,
     })];
     for (n, (contender, ratios)) in contenders.iter().zip(ratios).enumerate() {
@@ -515,7 +539,7 @@ fn at_level(
     Ok(rows)
 }
 
-/// Slices of the three in turn.
+/// Slices of each in turn.
 fn slices(
     level: Level,
     mut vcpu: Vcpu,
@@ -530,11 +554,11 @@ fn slices(
     }
     let fd = CALLS.fd.load(Relaxed);
     let (mut bare_ns, mut ratios) = (Vec::new(), [const { Vec::new() }; CONTENDERS - 1]);
-    for triple in 0..effort.triples {
+    for round in 0..effort.rounds {
         let mut slices = [None; CONTENDERS];
         // Each takes each turn equally often.
         for turn in 0..CONTENDERS {
-            let which = (turn + triple) % CONTENDERS;
+            let which = (turn + round) % CONTENDERS;
             CALLS.begin((level.first() + which) as u32);
             slices[which] = Some(match which {
                 0 => bare(fd, length),
@@ -548,9 +572,10 @@ fn slices(
         let rate_of = |slice: Option<Slice>| {
             slice.map_or(f64::NAN, |slice| slice.exits as f64 / slice.ticks as f64)
         };
-        let [bare, plain, traced] = slices.map(rate_of);
-        ratios[0].push(plain / bare);
-        ratios[1].push(traced / bare);
+        let [bare, others @ ..] = slices.map(rate_of);
+        for (ratios, other) in ratios.iter_mut().zip(others) {
+            ratios.push(other / bare);
+        }
         bare_ns.push(rate.ns((1_000.0 / bare) as u64) as f64 / 1e3);
     }
     Ok(Slices { bare_ns, ratios })
