@@ -7,6 +7,8 @@ mod support;
 
 #[path = "faults/causes.rs"]
 mod causes;
+#[path = "faults/file.rs"]
+mod file;
 #[path = "faults/operations.rs"]
 mod operations;
 #[path = "faults/paging.rs"]
@@ -30,6 +32,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let mut trials: Vec<Trial> = vec![kvm_test("faults_of_each_step", of_each_step)];
     trials.extend(causes::trials());
+    trials.extend(file::trials());
     trials.extend(paging::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
