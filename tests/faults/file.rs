@@ -10,11 +10,46 @@ use gracefault::mm::WriteError;
 use libtest_mimic::Trial;
 
 use crate::operations::BLOCK;
+use crate::scene::text;
 use crate::support::blocks::Blocks;
 use crate::support::{Outcome, kvm_test};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![kvm_test("file_after_plugs_that_failed", plugs_that_fail)]
+    vec![
+        kvm_test("file_after_plugs_that_failed", plugs_that_fail),
+        Trial::test("file_that_is_refused", || Ok(refused()?)),
+    ]
+}
+
+/// It has its length, and one that was not there is not there.
+fn refused() -> Result<(), String> {
+    let dir = tempfile::tempdir().map_err(text)?;
+    let path = dir.path().join("ram");
+    for step in [Step::TryHole, Step::SizeFile] {
+        for is_there in [false, true] {
+            let held = is_there.then(|| b"kept".to_vec());
+            if let Some(held) = &held {
+                std::fs::write(&path, held).map_err(text)?;
+            }
+            let options = RamOptions {
+                backend: Backend::File(path.clone()),
+                discard: true,
+                ..RamOptions::default()
+            };
+            let sizes = RamSizes {
+                boot: BLOCK,
+                hotplug: 0,
+                block: BLOCK,
+            };
+            let watch = Watch::begin(&[Fault::once(step, 0)]);
+            let error = RamSource::open(options, sizes).expect_err("it is made to fail");
+            assert_eq!(watch.failed(step), 1, "{error}");
+            drop(watch);
+            assert_eq!(std::fs::read(&path).ok(), held, "{step:?}: {error}");
+        }
+        std::fs::remove_file(&path).map_err(text)?;
+    }
+    Ok(())
 }
 
 /// Fails as it must, whatever is behind the blocks: the patterns of volatile blocks

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::advice::{self, THP};
-use super::file::{self, Named};
+use super::file;
 use super::map::{FilePart, Leaves};
+use super::named::Named;
 use super::parts::Parts;
 use super::room::{HostRoom, Refusal};
 use super::{Backend, HugePage, RamError, RamOptions, RamSizes, ThpAdvice};
@@ -77,20 +77,9 @@ impl RamSource {
         let file = match &options.backend {
             Backend::Anonymous | Backend::Hugetlb(_) | Backend::GuestMemfd => None,
             Backend::Memfd => Some(file::memfd(c"guest-ram", len)?),
-            Backend::File(path) | Backend::PrivateFile(path) | Backend::Image(path) => {
-                let named = Named {
-                    backing: options.backing(),
-                    path,
-                    shared: matches!(options.backend, Backend::File(_)),
-                    discard: options.discard,
-                    len,
-                };
-                let file = named.open()?;
-                if named.shared && !options.prefault && file::is_in_memory(&file) {
-                    let has = file.metadata().map_or(0, |about| about.blocks() * 512);
-                    room.check_memory(false, len.saturating_sub(has))?;
-                }
-                Some(file)
+            Backend::File(_) | Backend::PrivateFile(_) | Backend::Image(_) => {
+                let named = Named::of(&options, sizes);
+                named.map(|named| named.open(room)).transpose()?
             }
         };
         let (file, pager) = match (&options.backend, file) {

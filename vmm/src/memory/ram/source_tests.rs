@@ -1,8 +1,11 @@
 //! Memory of each backend: written, read, given back.
 
+use std::ffi::{CStr, CString};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use super::super::file::Store;
+use super::super::room::HugeRoom;
 use super::*;
 use crate::memory::{HostMemory, HugePage};
 
@@ -189,13 +192,13 @@ fn memory_of_a_file_too_is_there_before_it_is_touched() {
 #[test]
 fn a_file_in_memory_needs_memory() {
     let path = Path::new("/dev/shm");
-    if !std::fs::File::open(path).is_ok_and(|dir| super::super::file::is_in_memory(&dir)) {
+    if !std::fs::File::open(path).is_ok_and(|dir| Store::of(&dir) == Store::Memory) {
         eprintln!("not tried: no tmpfs at /dev/shm");
         return;
     }
     let on_disk = tempfile::tempfile().unwrap();
     let in_memory = tempfile::NamedTempFile::new_in(path).unwrap();
-    assert!(super::super::file::is_in_memory(in_memory.as_file()));
+    assert!(Store::of(in_memory.as_file()) == Store::Memory);
     let room = HostRoom {
         available: Some(SIZES.all() / 2),
         ..HostRoom::read()
@@ -204,15 +207,96 @@ fn a_file_in_memory_needs_memory() {
         backend: Backend::File(path.into()),
         ..Default::default()
     };
-    let error = RamSource::open_in(&room, options(in_memory.path()), SIZES).unwrap_err();
-    assert!(
-        matches!(error, RamError::Refused(Refusal::Memory { .. })),
-        "{error}"
-    );
-    if !super::super::file::is_in_memory(&on_disk) {
+    let made = in_memory.path().with_extension("made");
+    for path in [in_memory.path(), &made] {
+        let error = RamSource::open_in(&room, options(path), SIZES).unwrap_err();
+        assert!(
+            matches!(error, RamError::Refused(Refusal::Memory { .. })),
+            "{error}"
+        );
+    }
+    assert_eq!(in_memory.as_file().metadata().unwrap().len(), 0);
+    assert!(!made.exists());
+    if Store::of(&on_disk) == Store::Elsewhere {
         let dir = tempfile::tempdir().unwrap();
         RamSource::open_in(&room, options(&dir.path().join("ram")), SIZES).unwrap();
     }
+}
+
+/// A file system mounted for a test.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    /// `None`: this process may not.
+    fn new(what: &CStr, options: &CStr) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = CString::new(dir.path().to_str().unwrap()).unwrap();
+        // SAFETY: C strings that outlive the call; it touches no memory else.
+        let mounted = unsafe {
+            let options = options.as_ptr().cast();
+            libc::mount(what.as_ptr(), at.as_ptr(), what.as_ptr(), 0, options)
+        };
+        if mounted != 0 {
+            eprintln!("not tried: {what:?}: {}", io::Error::last_os_error());
+            return None;
+        }
+        Some(Self(dir))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let at = CString::new(self.0.path().to_str().unwrap()).unwrap();
+        // SAFETY: a C string that outlives the call.
+        unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// It says that it has no blocks, and none free.
+#[test]
+fn a_file_system_without_a_limit_has_room() {
+    if let Some(mount) = Mount::new(c"tmpfs", c"size=0") {
+        let source = open(Backend::File(mount.0.path().join("ram")), |_| ());
+        touch(&source.map_block(0).unwrap());
+    }
+}
+
+/// Of two kinds: one that has not got it, and one whose pages are too large.
+#[test]
+fn huge_pages_of_a_named_file_are_checked() {
+    let Some(mount) = Mount::new(c"hugetlbfs", c"pagesize=2M") else {
+        return;
+    };
+    let path = mount.0.path().join("ram");
+    let pool = |pages| HostRoom {
+        huge: vec![HugeRoom {
+            page: 2 << 20,
+            pages,
+            total: pages,
+            cgroup: None,
+        }],
+        ..HostRoom::read()
+    };
+    let options = RamOptions {
+        backend: Backend::File(path.clone()),
+        ..Default::default()
+    };
+    let opened = |pages, sizes| RamSource::open_in(&pool(pages), options.clone(), sizes);
+    let error = opened(4, SIZES).unwrap_err();
+    let is_it = |error: &RamError| matches!(error, RamError::Refused(Refusal::HugePages { .. }));
+    assert!(is_it(&error), "{error}");
+    assert!(!path.exists());
+    let small = RamSizes {
+        block: 1 << 20,
+        ..SIZES
+    };
+    let text = opened(64, small).unwrap_err().to_string();
+    assert!(
+        text.contains(path.to_str().unwrap()) && text.contains("block="),
+        "{text}"
+    );
+    assert!(!path.exists());
+    opened(5, SIZES).unwrap();
 }
 
 #[test]
