@@ -39,6 +39,7 @@ steps! {
     MakeGuestMemfd = "KVM_CREATE_GUEST_MEMFD",
     MakeMemfd = "memfd_create for guest memory",
     OpenFile = "open of a file of guest memory",
+    LockFile = "fcntl lock of a file of guest memory",
     TryHole = "fallocate of a hole behind a file of guest memory",
     SizeFile = "ftruncate of a file of guest memory",
     ReserveAddresses = "mmap of addresses to align in",

@@ -1,4 +1,5 @@
-//! A file that the user named: opened, checked, made long enough.
+//! A file that the user named: opened, made this guest's alone, checked, made long
+//! enough.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -38,14 +39,16 @@ impl<'a> Named<'a> {
     }
 
     /// Opens it, and makes it long enough if it is to be written to. On an error it is
-    /// as it was, and not there if it was not.
+    /// as it was, and not there if it was not. While it is open no other guest gets it,
+    /// unless both only read it.
     pub(super) fn open(&self, room: &HostRoom) -> Result<File, RamError> {
         let (file, is_new) = self.open_or_make()?;
+        self.lock(&file)?;
         let ready = self
             .check(room, &file)
             .and_then(|found| self.lengthen(&file, found));
         if ready.is_err() && is_new {
-            // Made above: there is nothing in it.
+            // Made above, and locked: nobody has anything in it.
             let _ = std::fs::remove_file(self.path);
         }
         ready.map(|()| file)
@@ -70,6 +73,45 @@ impl<'a> Named<'a> {
         faults::check(Step::OpenFile)
             .and_then(|()| open())
             .map_err(|error| self.wrong(format!("it cannot be opened: {error}")))
+    }
+
+    /// Makes it this guest's alone, or, if it is only read, no other's who writes.
+    fn lock(&self, file: &File) -> Result<(), RamError> {
+        let kind = match self.shared {
+            true => libc::F_WRLCK,
+            false => libc::F_RDLCK,
+        };
+        let lock = libc::flock {
+            l_type: kind as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        let locked = faults::check(Step::LockFile).and_then(|()| {
+            // SAFETY: reads the structure, which outlives the call.
+            match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
+        let Err(error) = locked else {
+            return Ok(());
+        };
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => Err(self.wrong(
+                "another guest uses it (it is locked): end that one, or name another file".into(),
+            )),
+            // Not every file system has locks.
+            Some(libc::ENOLCK | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => {
+                log::warn!(
+                    "{} cannot be locked ({error}): see that no other guest uses it",
+                    self.path.display()
+                );
+                Ok(())
+            }
+            _ => Err(self.wrong(format!("it cannot be locked: {error}"))),
+        }
     }
 
     /// Whether it will do, and the host has room for what it has not got yet; its

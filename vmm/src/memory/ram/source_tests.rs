@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::file::Store;
 use super::super::room::HugeRoom;
@@ -116,6 +116,7 @@ fn a_named_file_keeps_its_contents_unless_they_are_to_be_discarded() {
     assert_eq!(first_byte(&source, 1), 7);
     assert_eq!(first_byte(&source, 0), 0);
 
+    drop(source);
     let source = open(Backend::File(path), |options| options.discard = true);
     let full = disk_bytes(source.file().unwrap());
     assert!(full >= BLOCK);
@@ -221,6 +222,46 @@ fn a_file_in_memory_needs_memory() {
         let dir = tempfile::tempdir().unwrap();
         RamSource::open_in(&room, options(&dir.path().join("ram")), SIZES).unwrap();
     }
+}
+
+/// Another guest's writes, or holes, would be in it.
+#[test]
+fn a_file_is_one_guest_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let opened = |backend: fn(PathBuf) -> Backend| {
+        let options = RamOptions {
+            backend: backend(path.clone()),
+            ..Default::default()
+        };
+        match RamSource::open(options, SIZES) {
+            // It is read in the same way.
+            Err(RamError::Paging(_)) => Ok(open(Backend::PrivateFile(path.clone()), |_| ())),
+            other => other.map_err(|error| error.to_string()),
+        }
+    };
+    let refused = |backend| {
+        let text = opened(backend).unwrap_err();
+        let path = path.to_str().unwrap();
+        assert!(
+            text.contains(path) && text.contains("another guest"),
+            "{text}"
+        );
+    };
+    let written = opened(Backend::File).unwrap();
+    refused(Backend::File);
+    refused(Backend::PrivateFile);
+    refused(Backend::Image);
+    // For as long as any of it is mapped.
+    let block = written.map_block(0).unwrap();
+    drop(written);
+    refused(Backend::File);
+    drop(block);
+    let read = [Backend::PrivateFile, Backend::Image, Backend::PrivateFile]
+        .map(|backend| opened(backend).unwrap());
+    refused(Backend::File);
+    drop(read);
+    opened(Backend::File).unwrap();
 }
 
 /// A file system mounted for a test.
