@@ -4,8 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::super::file::Store;
-use super::super::room::HugeRoom;
+use super::super::room::{CgroupRoom, HugeRoom};
 use super::*;
 use crate::memory::{HostMemory, HugePage};
 
@@ -337,7 +336,67 @@ fn huge_pages_of_a_named_file_are_checked() {
         "{text}"
     );
     assert!(!path.exists());
-    opened(5, SIZES).unwrap();
+    // What the pool has not got after all.
+    let source = opened(5, SIZES).unwrap();
+    if HostRoom::read().check_pool(2 << 20, 1 << 20).is_err() {
+        let text = source.map_block(0).unwrap_err().to_string();
+        assert!(text.contains("nr_hugepages"), "{text}");
+    }
+}
+
+/// What stopped it is named, be it the pool or a limit on what may be taken of it.
+#[test]
+fn huge_pages_that_do_not_come_have_a_reason() {
+    let options = RamOptions {
+        backend: Backend::Hugetlb(HugePage::Size2M),
+        ..Default::default()
+    };
+    let source = RamSource {
+        options,
+        ..RamSource::anonymous(SIZES)
+    };
+    let room = |left| HostRoom {
+        huge: vec![HugeRoom {
+            page: 2 << 20,
+            pages: 0,
+            total: 9,
+            cgroup: Some(CgroupRoom {
+                file: "/g/hugetlb.2MB.max".into(),
+                limit: 8 * BLOCK,
+                left,
+            }),
+        }],
+        ..HostRoom::default()
+    };
+    for code in [libc::EFAULT, libc::ENOMEM] {
+        let said = |left| {
+            let error = io::Error::from_raw_os_error(code);
+            source.explain(&room(left), error, BLOCK).to_string()
+        };
+        let text = said(BLOCK - 1);
+        assert!(text.contains("/g/hugetlb.2MB.max"), "{code}: {text}");
+        assert!(!text.contains("nr_hugepages"), "{code}: {text}");
+        let text = said(BLOCK);
+        assert!(text.contains("nr_hugepages"), "{code}: {text}");
+    }
+}
+
+/// Has nothing to turn off, and refuses to.
+#[test]
+fn a_host_without_transparent_huge_pages_is_told_nothing_of_them() {
+    let room = HostRoom {
+        thp: [None, None],
+        ..HostRoom::read()
+    };
+    let options = RamOptions {
+        thp: ThpAdvice::Unwanted,
+        ..Default::default()
+    };
+    let source = RamSource::open_in(&room, options.clone(), SIZES).unwrap();
+    assert_eq!(source.advice, ThpAdvice::HostDecides);
+    let source = RamSource::open(options, SIZES).unwrap();
+    let has_them = HostRoom::read().thp[0].is_some();
+    assert_eq!(source.advice == ThpAdvice::Unwanted, has_them);
 }
 
 #[test]
