@@ -1,18 +1,24 @@
 //! The operations whose steps fail.
 use std::io::sink;
 use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use gracefault::hotplug::{BlockKind, Consent, ResizeOptions, Resizer};
 use gracefault::kvm::guest_memfd::GuestMemfdError;
+use gracefault::kvm::{Kvm, Vm};
 use gracefault::machine::{Machine, MachineConfig, MemoryConfig, StopRequest, Verdict};
 use gracefault::memory::faults::Step;
-use gracefault::memory::{Backend, RamOptions, RamSizes, RamSource, ThpAdvice};
+use gracefault::memory::{Backend, HugePage, RamOptions, RamSizes, RamSource, ThpAdvice};
 use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
+use crate::support::pool::pool;
 
 pub(crate) const BLOCK: u64 = 4 << 20;
+/// Pages of the host's pool that are wanted: those of blocks whose addresses it is not
+/// given back stay promised to them.
+pub(crate) const POOL: u64 = 128;
 /// Boot RAM of a whole machine.
 pub(crate) const MACHINE: u64 = 64 << 20;
 
@@ -72,6 +78,25 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         },
         // Its pages are touched one after the other.
         most: 4,
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from a file",
+        run: |_| {
+            let folder = tempfile::tempdir().map_err(text)?;
+            launch_from(Backend::File(folder.path().join("ram")))
+        },
+        is_machine: true,
+        ..USUAL
+    },
+    Operation {
+        name: "boot from a guest_memfd",
+        run: |_| match launch_from(Backend::GuestMemfd) {
+            // Not everywhere.
+            Err(error) if error.contains("needs KVM_CAP_GUEST_MEMFD_FLAGS") => Ok(End::Done),
+            end => end,
+        },
         is_machine: true,
         ..USUAL
     },
@@ -178,6 +203,86 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..USUAL
     },
     Operation {
+        name: "plug of two, hugetlb",
+        plugged: &[2],
+        run: |scene| plug(scene, &[0, 1]),
+        undoing: &[Step::RemoveSlot, Step::UnmapMemory],
+        is_plug: true,
+        ram: hugetlb,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, hugetlb",
+        plugged: &[0, 1],
+        run: |scene| {
+            scene.write(&[7; 8])?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        ram: hugetlb,
+        ..USUAL
+    },
+    Operation {
+        name: "plug of two, file",
+        plugged: &[2],
+        run: |scene| plug(scene, &[0, 1]),
+        undoing: &[Step::RemoveSlot, Step::UnmapMemory],
+        is_plug: true,
+        ram: file,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, file",
+        plugged: &[0, 1],
+        run: |scene| {
+            scene.write(&[7; 8])?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        ram: file,
+        ..USUAL
+    },
+    Operation {
+        name: "plug of two, private file",
+        plugged: &[2],
+        run: |scene| plug(scene, &[0, 1]),
+        undoing: &[Step::RemoveSlot, Step::UnmapMemory],
+        is_plug: true,
+        ram: private_file,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, private file",
+        plugged: &[0, 1],
+        run: |scene| {
+            scene.write(&[7; 8])?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        ram: private_file,
+        ..USUAL
+    },
+    Operation {
+        name: "plug of two, guest_memfd",
+        plugged: &[2],
+        run: |scene| plug(scene, &[0, 1]),
+        undoing: &[Step::RemoveSlot, Step::UnmapMemory, Step::PunchHole],
+        is_plug: true,
+        ram: guest_memfd,
+        ..USUAL
+    },
+    Operation {
+        name: "unplug, guest_memfd",
+        plugged: &[0, 1],
+        run: |scene| {
+            scene.write(&[7; 8])?;
+            unplug(scene, Consent::Surprise)
+        },
+        undoing: &[Step::DiscardMemory],
+        ram: guest_memfd,
+        ..USUAL
+    },
+    Operation {
         name: "plug and touch, lazy",
         run: |scene| {
             let done = plug(scene, &[0])?;
@@ -220,7 +325,13 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         name: "plug of two, from an image",
         plugged: &[2],
         run: |scene| plug(scene, &[0, 1]),
-        undoing: &[Step::RemoveSlot, Step::UnmapMemory, Step::UnwatchMemory],
+        undoing: &[
+            Step::RemoveSlot,
+            Step::UnmapMemory,
+            Step::UnwatchMemory,
+            Step::ReplacePage,
+            Step::WakeSleeper,
+        ],
         is_plug: true,
         ram: image,
         ..USUAL
@@ -274,19 +385,56 @@ fn memfd() -> RamOptions {
     }
 }
 
-/// From an image of zeroes at first touch, where this process may have that.
-pub(crate) fn image() -> RamOptions {
-    if !gives_pages() {
-        return RamOptions::default();
-    }
-    let image = tempfile::tempfile().expect("a file");
-    image.set_len(5 * BLOCK).expect("a sparse file");
-    // There for as long as this process; its name is the descriptor's.
-    let path = format!("/proc/self/fd/{}", image.into_raw_fd());
+/// Of the host's pool, where that has some pages to spare.
+fn hugetlb() -> RamOptions {
+    of(match pool("free_hugepages") >= POOL {
+        true => Backend::Hugetlb(HugePage::Size2M),
+        false => Backend::Anonymous,
+    })
+}
+
+/// In a file that the user named, which is to become a hole.
+fn file() -> RamOptions {
     RamOptions {
-        backend: Backend::Image(path.into()),
+        discard: true,
+        ..of(Backend::File(zeroes()))
+    }
+}
+
+fn private_file() -> RamOptions {
+    of(Backend::PrivateFile(zeroes()))
+}
+
+/// In a file of KVM's own, where it has such.
+fn guest_memfd() -> RamOptions {
+    let made = Vm::new(&Kvm::open().expect("KVM")).expect("a VM");
+    of(match made.create_guest_memfd(4096) {
+        Ok(_) => Backend::GuestMemfd,
+        Err(_) => Backend::Memfd,
+    })
+}
+
+/// From an image at first touch, where this process may have that.
+pub(crate) fn image() -> RamOptions {
+    match gives_pages() {
+        true => of(Backend::Image(zeroes())),
+        false => RamOptions::default(),
+    }
+}
+
+fn of(backend: Backend) -> RamOptions {
+    RamOptions {
+        backend,
         ..RamOptions::default()
     }
+}
+
+/// A file for all blocks, there for as long as this process.
+fn zeroes() -> PathBuf {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(5 * BLOCK).expect("a sparse file");
+    // Its name is the descriptor's.
+    format!("/proc/self/fd/{}", file.into_raw_fd()).into()
 }
 
 /// In huge pages, where the host has them.
@@ -395,10 +543,9 @@ fn plug(scene: &Scene<'_>, blocks: &[u32]) -> Result<End, String> {
 fn unplug(scene: &Scene<'_>, consent: Consent<'_>) -> Result<End, String> {
     let report = scene.blocks.region.unplug(1, consent, None);
     let report = report.map_err(text)?;
-    Ok(match report.unmap_error {
-        Some(_) => End::Stands,
-        None => End::Done,
-    })
+    Ok(report
+        .unmap_error
+        .map_or(End::Done, |error| End::Stands(error.to_string())))
 }
 
 /// The last of them is the one that is touched.
@@ -409,10 +556,9 @@ fn unplug_three(scene: &Scene<'_>) -> Result<End, String> {
         .region
         .unplug_all(&[3, 2, 1], Consent::Surprise, soon);
     let report = report.map_err(text)?;
-    Ok(match report.unmap_error {
-        Some(_) => End::Stands,
-        None => End::Done,
-    })
+    Ok(report
+        .unmap_error
+        .map_or(End::Done, |error| End::Stands(error.to_string())))
 }
 
 fn resize(scene: &Scene<'_>, to: u64) -> Result<End, String> {
@@ -421,6 +567,6 @@ fn resize(scene: &Scene<'_>, to: u64) -> Result<End, String> {
     let report = resize.map_err(text)?.wait(soon()).map_err(text)?;
     Ok(match report.unmap_errors {
         0 => End::Done,
-        _ => End::Stands,
+        _ => End::Stands(String::new()),
     })
 }

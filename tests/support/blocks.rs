@@ -43,6 +43,15 @@ impl Blocks {
         blocks: u32,
         made: impl FnOnce(HotplugRegion) -> HotplugRegion,
     ) -> Result<Self, Box<dyn Error>> {
+        Self::of_vm(block_size, blocks, |_, region| Ok(made(region)))
+    }
+
+    /// With a region that is `made` different, for which the VM may be needed.
+    pub(crate) fn of_vm(
+        block_size: u64,
+        blocks: u32,
+        made: impl FnOnce(&Vm, HotplugRegion) -> Result<HotplugRegion, Box<dyn Error>>,
+    ) -> Result<Self, Box<dyn Error>> {
         let machine = Machine::new()?;
         let vm = Arc::new(machine.vm.clone());
         let all = AddrRange::new(0, 1 << vm.physical_bits()).ok_or("an address space")?;
@@ -58,7 +67,7 @@ impl Blocks {
             block_size,
             blocks,
         );
-        let region = Arc::new(made(region));
+        let region = Arc::new(made(&vm, region)?);
         Ok(Self {
             machine,
             vm,
@@ -278,6 +287,18 @@ pub(crate) fn status() -> BTreeMap<String, u64> {
         Some((name.to_owned(), kib.parse().ok()?))
     });
     fields.collect()
+}
+
+/// Bytes of this process's mappings whose lines in its `maps` are such.
+pub(crate) fn mapped(is_it: impl Fn(&str) -> bool) -> u64 {
+    let text = fs::read_to_string("/proc/self/maps").expect("procfs is there");
+    let hex = |digits: &str| u64::from_str_radix(digits, 16).expect("an address");
+    let len = |line: &str| {
+        let (range, _) = line.split_once(' ').expect("a range first");
+        let (start, end) = range.split_once('-').expect("from, to");
+        hex(end) - hex(start)
+    };
+    text.lines().filter(|line| is_it(line)).map(len).sum()
 }
 
 /// Mappings of this process.

@@ -12,6 +12,7 @@
 mod churn;
 mod claim;
 mod error;
+mod fill;
 mod plug;
 mod region;
 mod report;

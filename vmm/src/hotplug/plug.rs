@@ -7,8 +7,7 @@ use super::claim::Claim;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, PlugReport};
 use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess, SlotError};
-use crate::memory::faults::{self, Step};
-use crate::memory::{Backing, GuestSpace, HostMemory, LazyRam, Mapping};
+use crate::memory::{Backend, Backing, GuestSpace, HostMemory, LazyRam, Mapping};
 use crate::mm::VmFlags;
 
 impl HotplugRegion {
@@ -42,16 +41,25 @@ impl HotplugRegion {
         kind: BlockKind,
     ) -> Result<(Vec<(u32, BlockSlot)>, PlugReport), HotplugError> {
         let start = Instant::now();
-        let memory = |&block| Ok((block, Arc::new(self.block_memory(block, kind)?)));
+        let memory = |&block| Ok((block, Arc::new(self.block_memory(block)?)));
         let memory: Vec<(u32, Arc<Mapping>)> = blocks
             .iter()
             .map(memory)
             .collect::<Result<_, HotplugError>>()?;
-        let mmap = start.elapsed();
+        let no_memory = |source| HotplugError::NoMemory {
+            len: self.block_size(),
+            source,
+        };
+        let is_filled = kind == BlockKind::Volatile;
+        let is_kept = matches!(self.ram.options().backend, Backend::File(_));
+        if is_filled && !is_kept {
+            self.fill_fresh(&memory).map_err(no_memory)?;
+        }
+        let mut mmap = start.elapsed();
 
         let arriving = memory
-            .into_iter()
-            .map(|(block, ram)| self.arriving(block, ram))
+            .iter()
+            .map(|(block, ram)| self.arriving(*block, ram.clone()))
             .collect::<Result<Vec<_>, HotplugError>>()?;
         let mut section = self.space.mm().mmap_write_lock()?;
         for block in &arriving {
@@ -60,6 +68,15 @@ impl HotplugRegion {
         }
         let drained = section.lock()?;
         let (slots, kvm) = self.add_slots(arriving)?;
+        if is_filled && is_kept {
+            // Last of all that can fail: it is the user's data that it overwrites.
+            let before = Instant::now();
+            if let Err(error) = self.fill_file(&memory) {
+                self.remove_slots(slots);
+                return Err(no_memory(error));
+            }
+            mmap += before.elapsed();
+        }
         let waking = drained.publish().waking;
 
         let total = start.elapsed();
@@ -136,21 +153,14 @@ impl HotplugRegion {
         }
     }
 
-    fn block_memory(&self, block: u32, kind: BlockKind) -> Result<Mapping, HotplugError> {
+    fn block_memory(&self, block: u32) -> Result<Mapping, HotplugError> {
         let len = self.block_size();
         let no_memory = |source| HotplugError::NoMemory { len, source };
-        let mut ram = self.ram.map_block(block).map_err(no_memory)?;
-        if self.dirty_log {
-            ram = ram.with_dirty_pages();
-        }
-        if kind == BlockKind::Volatile {
-            faults::check(Step::FillBlock).map_err(no_memory)?;
-            for (offset, pattern) in self.volatile_patterns(block) {
-                ram.write(offset, &pattern.to_le_bytes())
-                    .map_err(|fault| no_memory(std::io::Error::other(fault)))?;
-            }
-        }
-        Ok(ram)
+        let ram = self.ram.map_block(block).map_err(no_memory)?;
+        Ok(match self.dirty_log {
+            true => ram.with_dirty_pages(),
+            false => ram,
+        })
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Mapping {
     pager: Option<Arc<Pager>>,
     /// Whether it is made of huge pages of the host's pool, where that is known.
     hugetlb: Option<bool>,
+    /// The advice that makes the host take its pages, where `munmap` fails.
+    discard: libc::c_int,
     dirty: DirtyPages,
 }
 
@@ -114,6 +116,12 @@ impl Mapping {
             Some(part) if part.leaves != Leaves::Hole => None,
             _ => Some(flags & libc::MAP_HUGETLB != 0),
         };
+        // Memory that is shared outlives the page tables that it is dropped from; where
+        // a file is behind it, that is seen to.
+        let discard = match flags & libc::MAP_SHARED != 0 && part.is_none() {
+            true => libc::MADV_REMOVE,
+            false => libc::MADV_DONTNEED,
+        };
         let file_offset = |part: &FilePart| FileOffset::from_arc(part.file.clone(), part.offset);
         Ok(Self {
             addr,
@@ -122,6 +130,7 @@ impl Mapping {
             part,
             pager: None,
             hugetlb,
+            discard,
             dirty: None,
         })
     }
@@ -220,7 +229,7 @@ impl Mapping {
         // it by value, `drop` comes last.
         let unmap = || done(unsafe { libc::munmap(addr, self.len) });
         // SAFETY: as above; the range is still mapped, since `munmap` failed.
-        let discard = || done(unsafe { libc::madvise(addr, self.len, libc::MADV_DONTNEED) });
+        let discard = || done(unsafe { libc::madvise(addr, self.len, self.discard) });
         let unmapped = faults::check(Step::UnmapMemory).and_then(|()| unmap());
         let unmapped = unmapped.map_err(|error| {
             match faults::check(Step::DiscardMemory).and_then(|()| discard()) {

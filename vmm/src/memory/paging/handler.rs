@@ -13,10 +13,14 @@ use super::PageSource;
 use super::table::{Noted, Serving, Table};
 use super::uffd::Userfaultfd;
 use crate::memory::PAGE;
+use crate::memory::faults::{self, Step};
 use crate::memory::ram::map_at;
 
 /// How long who waits for a page sleeps on that can neither be had nor made an error.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How often whoever sleeps for a page is woken.
+const TRIES: u32 = 10;
 
 /// What the handlers share with their [`Pager`](super::Pager).
 pub(super) struct Shared {
@@ -104,6 +108,10 @@ impl Shared {
                 log::error!("the page at {offset:#x} of the image of guest RAM: {error}");
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 self.give_up(addr);
+                // First, since who wakes touches the page again at once: while a handler
+                // is at it, that would be taken to be seen to, should it be missing yet.
+                drop(serving);
+                self.wake(addr);
             }
         }
     }
@@ -116,9 +124,16 @@ impl Shared {
             .unwrap_or_else(|_| Err(io::Error::other("the source of the pages panicked")))
     }
 
+    /// Has who sleeps for the page touch it again. They do not ask twice.
     fn wake(&self, addr: u64) {
-        if let Err(error) = self.uffd.wake(addr) {
-            log::error!("waking who waits for the page at {addr:#x}: {error}");
+        for _ in 0..TRIES {
+            match self.uffd.wake(addr) {
+                Ok(()) => return,
+                Err(error) => {
+                    log::error!("waking who waits for the page at {addr:#x}: {error}");
+                    thread::sleep(AGAIN);
+                }
+            }
         }
     }
 
@@ -132,7 +147,10 @@ impl Shared {
                 // The process's mappings are changing.
                 Some(libc::EAGAIN | libc::EINTR) => {}
                 // Prefaulting has put it there, or somebody outside.
-                Some(libc::EEXIST) => return self.uffd.wake(addr),
+                Some(libc::EEXIST) => {
+                    self.wake(addr);
+                    return Ok(());
+                }
                 // It was taken out of the userfaultfd a moment ago.
                 Some(libc::ENOENT) => return Ok(()),
                 _ => return Err(error),
@@ -140,18 +158,19 @@ impl Shared {
         }
     }
 
-    /// Makes touching the page an error, and lets who sleeps there meet it.
+    /// Makes touching the page an error, for who sleeps there to meet when they wake.
     fn give_up(&self, addr: u64) {
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        // SAFETY: the page is in the table, so it is guest RAM that this pager has
-        // mapped and still owns; and no handler has brought it, or is about to, so that
-        // nothing is there that could be lost.
-        let replaced = unsafe { map_at(addr, PAGE, flags, self.nothing.as_raw_fd()) };
+        let replaced = faults::check(Step::ReplacePage).and_then(|()| {
+            // SAFETY: the page is in the table, so it is guest RAM that this pager has
+            // mapped and still owns; and no handler has brought it, or is about to, so
+            // that nothing is there that could be lost.
+            unsafe { map_at(addr, PAGE, flags, self.nothing.as_raw_fd()) }
+        });
         if let Err(error) = replaced {
             log::error!("and it cannot be replaced: {error}; it is tried again");
             // Who finds the page still missing asks for it at once.
             thread::sleep(AGAIN);
         }
-        self.wake(addr);
     }
 }

@@ -26,8 +26,12 @@ impl Userfaultfd {
             features: ioctls::THREAD_ID,
             ..Default::default()
         };
-        // SAFETY: reads and fills in the structure, which has the kernel's layout.
-        unsafe { uffd.ioctl(ioctls::UFFDIO_API(), &mut api) }.map_err(PagingError::Api)?;
+        let mut start = || {
+            faults::check(Step::StartUserfaultfd)?;
+            // SAFETY: reads and fills in the structure, which has the kernel's layout.
+            unsafe { uffd.ioctl(ioctls::UFFDIO_API(), &mut api) }
+        };
+        start().map_err(PagingError::Api)?;
         Ok(uffd)
     }
 
@@ -70,6 +74,7 @@ impl Userfaultfd {
 
     /// Wakes who sleeps in the page at `addr`; they touch it again.
     pub(super) fn wake(&self, addr: u64) -> io::Result<()> {
+        faults::check(Step::WakeSleeper)?;
         let (start, len) = (addr, PAGE);
         // SAFETY: as above.
         unsafe { self.ioctl(ioctls::UFFDIO_WAKE(), &mut Range { start, len }) }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::room::Refusal;
 use crate::memory::paging::PagingError;
 
-/// Why there is no RAM as asked for. Nothing of it is left, but a file that was
-/// named may have been made.
+/// Why there is no RAM as asked for. Nothing of it is left, and a file that was named
+/// is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RamError {

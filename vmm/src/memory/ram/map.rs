@@ -111,7 +111,6 @@ impl Reserved {
 
     /// Gives back all but the `len` bytes at `start`; on an error, those too.
     fn keep(mut self, start: usize, len: usize) -> io::Result<()> {
-        faults::check(Step::TrimAddresses)?;
         let begin = self.addr.as_ptr() as usize;
         let end = begin + self.len;
         unmap(begin, start - begin)?;
@@ -123,6 +122,7 @@ impl Reserved {
         return Ok(());
 
         fn unmap(start: usize, len: usize) -> io::Result<()> {
+            faults::check(Step::TrimAddresses)?;
             // SAFETY: a part of what was reserved, in which nothing is.
             match len == 0 || unsafe { libc::munmap(start as *mut _, len) } == 0 {
                 true => Ok(()),

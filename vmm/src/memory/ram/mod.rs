@@ -18,6 +18,7 @@ mod advice;
 mod error;
 mod file;
 mod map;
+mod named;
 mod options;
 mod parts;
 pub mod room;

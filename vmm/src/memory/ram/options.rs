@@ -97,6 +97,17 @@ impl RamSizes {
         self.blocks_at() + self.hotplug
     }
 
+    /// The first size, and its bytes, that is no multiple of `page`.
+    pub(super) fn not_made_of(self, page: u64) -> Option<(&'static str, u64)> {
+        let sizes = [
+            ("size", self.boot),
+            ("hotplug_size", self.hotplug),
+            ("block", if self.hotplug == 0 { 0 } else { self.block }),
+        ];
+        let mut sizes = sizes.into_iter();
+        sizes.find(|(_, bytes)| !bytes.is_multiple_of(page))
+    }
+
     /// All that the guest can touch.
     pub fn all(self) -> u64 {
         self.boot.saturating_add(self.hotplug)
@@ -160,15 +171,7 @@ impl RamOptions {
         let Some(page) = self.huge_page().map(HugePage::bytes) else {
             return Ok(());
         };
-        let sizes = [
-            ("size", sizes.boot),
-            ("hotplug_size", sizes.hotplug),
-            ("block", if sizes.hotplug == 0 { 0 } else { sizes.block }),
-        ];
-        match sizes
-            .into_iter()
-            .find(|(_, bytes)| !bytes.is_multiple_of(page))
-        {
+        match sizes.not_made_of(page) {
             Some((what, bytes)) => Err(RamError::NotHugePages { what, bytes, page }),
             None => Ok(()),
         }

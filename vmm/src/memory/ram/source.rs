@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::advice::{self, THP};
-use super::file::{self, Named};
+use super::file::{self, Store};
 use super::map::{FilePart, Leaves};
+use super::named::Named;
 use super::parts::Parts;
 use super::room::{HostRoom, Refusal};
 use super::{Backend, HugePage, RamError, RamOptions, RamSizes, ThpAdvice};
@@ -18,6 +18,8 @@ use crate::memory::{Mapping, PAGE, PageSource, Pager};
 #[derive(Debug)]
 pub struct RamSource {
     options: RamOptions,
+    /// What the host is told of transparent huge pages.
+    advice: ThpAdvice,
     sizes: RamSizes,
     /// What is mapped, unless it is anonymous memory.
     file: Option<Arc<File>>,
@@ -32,6 +34,7 @@ impl RamSource {
     pub fn anonymous(sizes: RamSizes) -> Self {
         Self {
             options: RamOptions::default(),
+            advice: ThpAdvice::HostDecides,
             sizes,
             file: None,
             parts: Arc::default(),
@@ -50,6 +53,7 @@ impl RamSource {
         HostRoom::read().check(&options, sizes)?;
         Ok(Self {
             options,
+            advice: ThpAdvice::HostDecides,
             sizes,
             file: None,
             parts: Arc::default(),
@@ -77,28 +81,23 @@ impl RamSource {
         let file = match &options.backend {
             Backend::Anonymous | Backend::Hugetlb(_) | Backend::GuestMemfd => None,
             Backend::Memfd => Some(file::memfd(c"guest-ram", len)?),
-            Backend::File(path) | Backend::PrivateFile(path) | Backend::Image(path) => {
-                let named = Named {
-                    backing: options.backing(),
-                    path,
-                    shared: matches!(options.backend, Backend::File(_)),
-                    discard: options.discard,
-                    len,
-                };
-                let file = named.open()?;
-                if named.shared && !options.prefault && file::is_in_memory(&file) {
-                    let has = file.metadata().map_or(0, |about| about.blocks() * 512);
-                    room.check_memory(false, len.saturating_sub(has))?;
-                }
-                Some(file)
+            Backend::File(_) | Backend::PrivateFile(_) | Backend::Image(_) => {
+                let named = Named::of(&options, sizes);
+                named.map(|named| named.open(room)).transpose()?
             }
         };
         let (file, pager) = match (&options.backend, file) {
             (Backend::Image(_), Some(image)) => (None, Some(Pager::new(Arc::new(image))?)),
             (_, file) => (file.map(Arc::new), None),
         };
+        let advice = match (options.thp, &room.thp[0]) {
+            // A kernel without them has none to turn off, and refuses to.
+            (ThpAdvice::Unwanted, None) => ThpAdvice::HostDecides,
+            (advice, _) => advice,
+        };
         Ok(Self {
             options,
+            advice,
             sizes,
             file,
             parts: Arc::default(),
@@ -174,7 +173,7 @@ impl RamSource {
             }
             Backend::Memfd | Backend::File(_) | Backend::GuestMemfd => libc::MAP_SHARED,
         };
-        let align = match options.thp {
+        let align = match self.advice {
             ThpAdvice::Wanted if len >= THP => THP,
             _ => PAGE,
         };
@@ -197,46 +196,56 @@ impl RamSource {
         if let Some(part) = part.as_ref().filter(|part| part.claim.is_stale()) {
             part.punch(len as usize)?;
         }
-        let mapping = Mapping::new(len, align, flags, part).map_err(|e| self.explain(e, len))?;
+        let explain = |error| self.explain(&HostRoom::read(), error, len);
+        let mapping = Mapping::new(len, align, flags, part).map_err(explain)?;
         let (addr, bytes) = mapping.raw();
-        advice::advise_thp(addr, bytes, options.thp)?;
+        advice::advise_thp(addr, bytes, self.advice)?;
         self.prefaulted(mapping)
     }
 
     fn prefaulted(&self, mapping: Mapping) -> io::Result<Mapping> {
         if self.options.prefault {
             let (addr, len) = mapping.raw();
-            advice::populate(addr, len).map_err(|e| self.explain(e, len as u64))?;
+            let explain = |error| self.explain(&HostRoom::read(), error, len as u64);
+            advice::populate(addr, len).map_err(explain)?;
         }
         Ok(mapping)
     }
 
-    /// What a refusal of the host to give `len` bytes means for this backend.
-    fn explain(&self, error: io::Error, len: u64) -> io::Error {
-        // It may be a limit on addresses just as well.
-        let is_short = |page: HugePage| {
-            let refused = HostRoom::read().check_pool(page.bytes(), len);
-            matches!(
-                refused,
-                Err(Refusal::HugePages { .. } | Refusal::NoHugePages { .. })
-            )
-        };
-        let what = match (&self.options.backend, error.raw_os_error()) {
-            (Backend::Hugetlb(page), Some(libc::ENOMEM)) if !is_short(*page) => return error,
-            (Backend::Hugetlb(page), Some(libc::ENOMEM | libc::EFAULT)) => {
-                let kib = page.bytes() >> 10;
-                format!(
-                    "no huge pages of {kib} KiB are left: \
-                     raise /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"
-                )
+    /// What a refusal of the host to give `len` bytes means for this backend. `room`:
+    /// what the host has now.
+    fn explain(&self, room: &HostRoom, error: io::Error, len: u64) -> io::Error {
+        let (huge, code) = (self.huge_page(), error.raw_os_error());
+        let what = match (&self.options.backend, huge, code) {
+            (_, Some(page), Some(libc::ENOMEM | libc::EFAULT)) => {
+                match room.check_pool(page, len) {
+                    // It may be a limit on addresses just as well.
+                    Ok(()) if code == Some(libc::ENOMEM) => return error,
+                    Err(limit @ Refusal::Cgroup { .. }) => limit.to_string(),
+                    _ => {
+                        let kib = page >> 10;
+                        format!(
+                            "no huge pages of {kib} KiB are left: \
+                             raise /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"
+                        )
+                    }
+                }
             }
-            (Backend::File(path), Some(libc::EFAULT | libc::ENOSPC)) => format!(
+            (Backend::File(path), None, Some(libc::EFAULT | libc::ENOSPC)) => format!(
                 "{} has no page to give: its file system is full, or it was cut short",
                 path.display()
             ),
             _ => return error,
         };
         io::Error::new(io::ErrorKind::OutOfMemory, format!("{what} ({error})"))
+    }
+
+    /// Bytes of the pool's pages that it is made of.
+    fn huge_page(&self) -> Option<u64> {
+        match self.file.as_deref().map(Store::of) {
+            Some(Store::Pool(page)) => Some(page),
+            _ => self.options.huge_page().map(HugePage::bytes),
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Memory of each backend: written, read, given back.
 
+use std::ffi::{CStr, CString};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::super::room::{CgroupRoom, HugeRoom};
 use super::*;
 use crate::memory::{HostMemory, HugePage};
 
@@ -113,6 +115,7 @@ fn a_named_file_keeps_its_contents_unless_they_are_to_be_discarded() {
     assert_eq!(first_byte(&source, 1), 7);
     assert_eq!(first_byte(&source, 0), 0);
 
+    drop(source);
     let source = open(Backend::File(path), |options| options.discard = true);
     let full = disk_bytes(source.file().unwrap());
     assert!(full >= BLOCK);
@@ -189,13 +192,13 @@ fn memory_of_a_file_too_is_there_before_it_is_touched() {
 #[test]
 fn a_file_in_memory_needs_memory() {
     let path = Path::new("/dev/shm");
-    if !std::fs::File::open(path).is_ok_and(|dir| super::super::file::is_in_memory(&dir)) {
+    if !std::fs::File::open(path).is_ok_and(|dir| Store::of(&dir) == Store::Memory) {
         eprintln!("not tried: no tmpfs at /dev/shm");
         return;
     }
     let on_disk = tempfile::tempfile().unwrap();
     let in_memory = tempfile::NamedTempFile::new_in(path).unwrap();
-    assert!(super::super::file::is_in_memory(in_memory.as_file()));
+    assert!(Store::of(in_memory.as_file()) == Store::Memory);
     let room = HostRoom {
         available: Some(SIZES.all() / 2),
         ..HostRoom::read()
@@ -204,15 +207,196 @@ fn a_file_in_memory_needs_memory() {
         backend: Backend::File(path.into()),
         ..Default::default()
     };
-    let error = RamSource::open_in(&room, options(in_memory.path()), SIZES).unwrap_err();
-    assert!(
-        matches!(error, RamError::Refused(Refusal::Memory { .. })),
-        "{error}"
-    );
-    if !super::super::file::is_in_memory(&on_disk) {
+    let made = in_memory.path().with_extension("made");
+    for path in [in_memory.path(), &made] {
+        let error = RamSource::open_in(&room, options(path), SIZES).unwrap_err();
+        assert!(
+            matches!(error, RamError::Refused(Refusal::Memory { .. })),
+            "{error}"
+        );
+    }
+    assert_eq!(in_memory.as_file().metadata().unwrap().len(), 0);
+    assert!(!made.exists());
+    if Store::of(&on_disk) == Store::Elsewhere {
         let dir = tempfile::tempdir().unwrap();
         RamSource::open_in(&room, options(&dir.path().join("ram")), SIZES).unwrap();
     }
+}
+
+/// Another guest's writes, or holes, would be in it.
+#[test]
+fn a_file_is_one_guest_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let opened = |backend: fn(PathBuf) -> Backend| {
+        let options = RamOptions {
+            backend: backend(path.clone()),
+            ..Default::default()
+        };
+        match RamSource::open(options, SIZES) {
+            // It is read in the same way.
+            Err(RamError::Paging(_)) => Ok(open(Backend::PrivateFile(path.clone()), |_| ())),
+            other => other.map_err(|error| error.to_string()),
+        }
+    };
+    let refused = |backend| {
+        let text = opened(backend).unwrap_err();
+        let path = path.to_str().unwrap();
+        assert!(
+            text.contains(path) && text.contains("another guest"),
+            "{text}"
+        );
+    };
+    let written = opened(Backend::File).unwrap();
+    refused(Backend::File);
+    refused(Backend::PrivateFile);
+    refused(Backend::Image);
+    // For as long as any of it is mapped.
+    let block = written.map_block(0).unwrap();
+    drop(written);
+    refused(Backend::File);
+    drop(block);
+    let read = [Backend::PrivateFile, Backend::Image, Backend::PrivateFile]
+        .map(|backend| opened(backend).unwrap());
+    refused(Backend::File);
+    drop(read);
+    opened(Backend::File).unwrap();
+}
+
+/// A file system mounted for a test.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    /// `None`: this process may not.
+    fn new(what: &CStr, options: &CStr) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = CString::new(dir.path().to_str().unwrap()).unwrap();
+        // SAFETY: C strings that outlive the call; it touches no memory else.
+        let mounted = unsafe {
+            let options = options.as_ptr().cast();
+            libc::mount(what.as_ptr(), at.as_ptr(), what.as_ptr(), 0, options)
+        };
+        if mounted != 0 {
+            eprintln!("not tried: {what:?}: {}", io::Error::last_os_error());
+            return None;
+        }
+        Some(Self(dir))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let at = CString::new(self.0.path().to_str().unwrap()).unwrap();
+        // SAFETY: a C string that outlives the call.
+        unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// It says that it has no blocks, and none free.
+#[test]
+fn a_file_system_without_a_limit_has_room() {
+    if let Some(mount) = Mount::new(c"tmpfs", c"size=0") {
+        let source = open(Backend::File(mount.0.path().join("ram")), |_| ());
+        touch(&source.map_block(0).unwrap());
+    }
+}
+
+/// Of two kinds: one that has not got it, and one whose pages are too large.
+#[test]
+fn huge_pages_of_a_named_file_are_checked() {
+    let Some(mount) = Mount::new(c"hugetlbfs", c"pagesize=2M") else {
+        return;
+    };
+    let path = mount.0.path().join("ram");
+    let pool = |pages| HostRoom {
+        huge: vec![HugeRoom {
+            page: 2 << 20,
+            pages,
+            total: pages,
+            cgroup: None,
+        }],
+        ..HostRoom::read()
+    };
+    let options = RamOptions {
+        backend: Backend::File(path.clone()),
+        ..Default::default()
+    };
+    let opened = |pages, sizes| RamSource::open_in(&pool(pages), options.clone(), sizes);
+    let error = opened(4, SIZES).unwrap_err();
+    let is_it = |error: &RamError| matches!(error, RamError::Refused(Refusal::HugePages { .. }));
+    assert!(is_it(&error), "{error}");
+    assert!(!path.exists());
+    let small = RamSizes {
+        block: 1 << 20,
+        ..SIZES
+    };
+    let text = opened(64, small).unwrap_err().to_string();
+    assert!(
+        text.contains(path.to_str().unwrap()) && text.contains("block="),
+        "{text}"
+    );
+    assert!(!path.exists());
+    // What the pool has not got after all.
+    let source = opened(5, SIZES).unwrap();
+    if HostRoom::read().check_pool(2 << 20, 1 << 20).is_err() {
+        let text = source.map_block(0).unwrap_err().to_string();
+        assert!(text.contains("nr_hugepages"), "{text}");
+    }
+}
+
+/// What stopped it is named, be it the pool or a limit on what may be taken of it.
+#[test]
+fn huge_pages_that_do_not_come_have_a_reason() {
+    let options = RamOptions {
+        backend: Backend::Hugetlb(HugePage::Size2M),
+        ..Default::default()
+    };
+    let source = RamSource {
+        options,
+        ..RamSource::anonymous(SIZES)
+    };
+    let room = |left| HostRoom {
+        huge: vec![HugeRoom {
+            page: 2 << 20,
+            pages: 0,
+            total: 9,
+            cgroup: Some(CgroupRoom {
+                file: "/g/hugetlb.2MB.max".into(),
+                limit: 8 * BLOCK,
+                left,
+            }),
+        }],
+        ..HostRoom::default()
+    };
+    for code in [libc::EFAULT, libc::ENOMEM] {
+        let said = |left| {
+            let error = io::Error::from_raw_os_error(code);
+            source.explain(&room(left), error, BLOCK).to_string()
+        };
+        let text = said(BLOCK - 1);
+        assert!(text.contains("/g/hugetlb.2MB.max"), "{code}: {text}");
+        assert!(!text.contains("nr_hugepages"), "{code}: {text}");
+        let text = said(BLOCK);
+        assert!(text.contains("nr_hugepages"), "{code}: {text}");
+    }
+}
+
+/// Has nothing to turn off, and refuses to.
+#[test]
+fn a_host_without_transparent_huge_pages_is_told_nothing_of_them() {
+    let room = HostRoom {
+        thp: [None, None],
+        ..HostRoom::read()
+    };
+    let options = RamOptions {
+        thp: ThpAdvice::Unwanted,
+        ..Default::default()
+    };
+    let source = RamSource::open_in(&room, options.clone(), SIZES).unwrap();
+    assert_eq!(source.advice, ThpAdvice::HostDecides);
+    let source = RamSource::open(options, SIZES).unwrap();
+    let has_them = HostRoom::read().thp[0].is_some();
+    assert_eq!(source.advice == ThpAdvice::Unwanted, has_them);
 }
 
 #[test]

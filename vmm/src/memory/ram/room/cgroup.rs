@@ -43,6 +43,22 @@ const PLACES: [Place; 2] = [
     },
 ];
 
+/// The same of huge pages, whose files have a size in their names.
+const HUGE_PLACES: [Place; 2] = [
+    Place {
+        limit: "max",
+        usage: "current",
+        ..PLACES[0]
+    },
+    Place {
+        controller: "hugetlb",
+        mounts: &["sys/fs/cgroup/hugetlb"],
+        limit: "limit_in_bytes",
+        usage: "usage_in_bytes",
+        ..PLACES[1]
+    },
+];
+
 impl CgroupRoom {
     /// The one with the least room among all that this process is in, its own and
     /// those above. `swap`: bytes of free swap space on the host.
@@ -61,14 +77,14 @@ impl CgroupRoom {
             0 => format!("{}MB", page >> 20),
             gib => format!("{gib}GB"),
         };
-        let limit = |dir: &Path, kind: &str| {
-            let (limit, usage) = ("max", "current");
+        let limit = |dir: &Path, place: &Place, kind: &str| {
             let name = |what| format!("hugetlb.{size}.{kind}{what}");
-            Self::of(dir, &name(limit), number(dir, &name(usage))?)
+            Self::of(dir, &name(place.limit), number(dir, &name(place.usage))?)
         };
-        let rooms = dirs(root, &own, &PLACES[0])
-            .flat_map(|dir| [limit(&dir, ""), limit(&dir, "rsvd.")])
-            .flatten();
+        let rooms = HUGE_PLACES.iter().flat_map(|place| {
+            let both = |dir: PathBuf| ["", "rsvd."].map(|kind| limit(&dir, place, kind));
+            dirs(root, &own, place).flat_map(both).flatten()
+        });
         rooms.min_by_key(|room| room.left)
     }
 

@@ -62,23 +62,24 @@ impl HostRoom {
     pub(in crate::memory::ram) fn check_pool(&self, page: u64, bytes: u64) -> Result<(), Refusal> {
         let pool = self.huge.iter().find(|pool| pool.page == page);
         let pool = pool.ok_or(Refusal::NoHugePages { page })?;
-        let needed = bytes.div_ceil(page);
-        if needed > pool.pages {
-            return Err(Refusal::HugePages {
-                needed,
-                page,
-                pages: pool.pages,
-                enough: pool.total + (needed - pool.pages),
-            });
-        }
-        match &pool.cgroup {
-            Some(room) if bytes > room.left => Err(Refusal::Cgroup {
+        // First, since a page that it forbids may be free.
+        if let Some(room) = pool.cgroup.as_ref().filter(|room| bytes > room.left) {
+            return Err(Refusal::Cgroup {
                 needed: bytes,
                 file: room.file.clone(),
                 limit: room.limit,
                 left: room.left,
+            });
+        }
+        let needed = bytes.div_ceil(page);
+        match needed > pool.pages {
+            true => Err(Refusal::HugePages {
+                needed,
+                page,
+                pages: pool.pages,
+                enough: pool.total + (needed - pool.pages),
             }),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 

@@ -200,6 +200,35 @@ fn a_pool_gives_what_is_free_and_not_promised_and_what_it_may_grow_by() {
 }
 
 #[test]
+fn version_1_of_cgroups_limits_huge_pages_too() {
+    let file = |name: &str| format!("sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+    let group = |name: &str| format!("sys/fs/cgroup/hugetlb/g/hugetlb.2MB.{name}");
+    for (kind, limit) in [("", 191 * MIB), ("rsvd.", 191 * MIB), ("", 192 * MIB)] {
+        let (room, root) = host(&[
+            (&file("nr_hugepages"), "100"),
+            (&file("free_hugepages"), "100"),
+            ("proc/self/cgroup", "7:cpu,hugetlb:/g\n4:memory:/x\n0::/\n"),
+            (&group(&format!("{kind}limit_in_bytes")), &limit.to_string()),
+            (&group(&format!("{kind}usage_in_bytes")), "0"),
+            ("sys/fs/cgroup/hugetlb/hugetlb.2MB.usage_in_bytes", "0"),
+            (
+                "sys/fs/cgroup/hugetlb/hugetlb.2MB.limit_in_bytes",
+                "9223372036854771712",
+            ),
+        ]);
+        let checked = room.check(&backed(Backend::Hugetlb(HugePage::Size2M)), SIZES);
+        match limit < SIZES.all() {
+            true => {
+                let text = checked.unwrap_err().to_string();
+                let name = root.path().join(group(&format!("{kind}limit_in_bytes")));
+                assert!(text.contains(name.to_str().unwrap()), "{text}");
+            }
+            false => checked.unwrap(),
+        }
+    }
+}
+
+#[test]
 fn transparent_huge_pages_must_be_on() {
     let thp = |backend, enabled: &str, shmem: &str| {
         let dir = "sys/kernel/mm/transparent_hugepage";
