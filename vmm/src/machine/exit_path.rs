@@ -24,8 +24,9 @@ pub(super) struct Shared {
     pub(super) ports: Arc<GuestSpace>,
     pub(super) exit_device: Arc<ExitDevice>,
     pub(super) controller: Arc<HotplugController>,
-    /// Raised when the machine is stopped, so that no vCPU waits on.
-    pub(super) kill: KillFlag,
+    /// Raised when the machine is stopped, so that no vCPU waits on, nor a device for
+    /// it.
+    pub(super) kill: Arc<KillFlag>,
     /// What each vCPU counts.
     pub(super) live: Vec<Arc<LiveVcpu>>,
     /// Where they rest, and learn who records.
@@ -133,7 +134,7 @@ impl ExitPath {
             ports,
             exit_device: Arc::new(ExitDevice::new(1)),
             controller: Arc::new(HotplugController::new(1)),
-            kill: KillFlag::new(),
+            kill: Arc::default(),
             live: Shared::live(1),
             gate: Gate::new(1),
         };
@@ -251,7 +252,7 @@ impl ExitPath {
         };
         let mut last = Access::default();
         for data in accesses {
-            let (port, kill) = (u64::from(port), Some(&self.shared.kill));
+            let (port, kill) = (u64::from(port), Some(&*self.shared.kill));
             let result = match data {
                 PioData::In(data) => {
                     let result = self.shared.ports.read(port, data, kill);
@@ -307,7 +308,7 @@ impl ExitPath {
                 fragment,
             } => {
                 self.counter.enter(ExitKind::MmioRead, gpa, since);
-                let result = self.shared.memory.read(gpa, data, Some(&self.shared.kill));
+                let result = self.shared.memory.read(gpa, data, Some(&*self.shared.kill));
                 if result.is_err() {
                     data.fill(0xff);
                 }
@@ -320,7 +321,10 @@ impl ExitPath {
                 fragment,
             } => {
                 self.counter.enter(ExitKind::MmioWrite, gpa, since);
-                let result = self.shared.memory.write(gpa, data, Some(&self.shared.kill));
+                let result = self
+                    .shared
+                    .memory
+                    .write(gpa, data, Some(&*self.shared.kill));
                 let seen = Seen::access(ExitKind::MmioWrite, gpa, data, since);
                 self.mmio(Seen { fragment, ..seen }, result)
             }
@@ -459,7 +463,7 @@ impl VcpuHandler for ExitPath {
             ..
         } = self;
         second_try.judge(error, regs, || {
-            let populated = match shared.memory.put_in_missing(Some(&shared.kill)) {
+            let populated = match shared.memory.put_in_missing(Some(&*shared.kill)) {
                 Ok(populated) => populated,
                 // Nothing has been answered yet, and the thread sees next that it is
                 // to stop.
