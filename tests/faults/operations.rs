@@ -1,4 +1,5 @@
 //! The operations whose steps fail.
+use std::fmt::Display;
 use std::io::sink;
 use std::os::fd::IntoRawFd;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use gracefault::memory::{Backend, RamOptions, RamSizes, RamSource, ThpAdvice};
 use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
+use crate::support::required::{self, left_out};
 
 pub(crate) const BLOCK: u64 = 4 << 20;
 /// Boot RAM of a whole machine.
@@ -304,6 +306,13 @@ pub(crate) fn huge() -> RamOptions {
 pub(crate) fn gives_huge_pages() -> bool {
     let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     enabled.is_ok_and(|modes| !modes.contains("[never]"))
+        || absent(required::THP, "no process gets them")
+}
+
+/// False: it is not here. Fails where the variable says that it is to be.
+fn absent(variable: &str, reason: impl Display) -> bool {
+    left_out(variable, reason).expect("what the tests need");
+    false
 }
 
 /// Whether this process may have a userfaultfd that sees KVM's faults.
@@ -323,7 +332,7 @@ pub(crate) fn gives_pages() -> bool {
             Err(error) => error,
         };
         assert!(error.contains("needs userfaultfd"), "{error}");
-        false
+        absent(required::UFFD, error)
     })
 }
 
