@@ -15,6 +15,7 @@ use libtest_mimic::{Completion, Trial};
 
 use crate::support::blocks::{Blocks, Picture};
 use crate::support::pool::Pool;
+use crate::support::required::{self, left_out};
 use crate::support::{Outcome, Ram, kvm_test, kvm_test_if};
 
 const BLOCK: u64 = 4 << 20;
@@ -212,7 +213,7 @@ fn in_the_host() -> Outcome {
 fn huge_pages() -> Result<Completion, Box<dyn Error>> {
     let _pool = match Pool::grow((3 * BLOCK) >> 21) {
         Ok(pool) => pool,
-        Err(reason) => return Ok(Completion::ignored_with(reason)),
+        Err(reason) => return Ok(left_out(required::HUGETLB, reason)?),
     };
     let options = RamOptions {
         backend: Backend::Hugetlb(HugePage::Size2M),

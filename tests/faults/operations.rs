@@ -1,4 +1,5 @@
 //! The operations whose steps fail.
+use std::fmt::Display;
 use std::io::sink;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use gracefault_guest::abi::Workload;
 
 use crate::scene::{End, Scene, text};
 use crate::support::pool::pool;
+use crate::support::required::{self, left_out};
 
 pub(crate) const BLOCK: u64 = 4 << 20;
 /// Pages of the host's pool that are wanted: those of blocks whose addresses it is not
@@ -452,6 +454,13 @@ pub(crate) fn huge() -> RamOptions {
 pub(crate) fn gives_huge_pages() -> bool {
     let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     enabled.is_ok_and(|modes| !modes.contains("[never]"))
+        || absent(required::THP, "no process gets them")
+}
+
+/// False: it is not here. Fails where the variable says that it is to be.
+fn absent(variable: &str, reason: impl Display) -> bool {
+    left_out(variable, reason).expect("what the tests need");
+    false
 }
 
 /// Whether this process may have a userfaultfd that sees KVM's faults.
@@ -471,7 +480,7 @@ pub(crate) fn gives_pages() -> bool {
             Err(error) => error,
         };
         assert!(error.contains("needs userfaultfd"), "{error}");
-        false
+        absent(required::UFFD, error)
     })
 }
 

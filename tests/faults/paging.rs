@@ -25,7 +25,7 @@ fn rolled_back() -> Result<Completion, String> {
     let image = Late::slow_twice(Duration::from_secs(1));
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     let code = guest!(
         "mov rax, [rsi + 0x3008]",

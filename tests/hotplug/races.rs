@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugError, HotplugRegion};
-use gracefault::kvm::SlotError;
+use gracefault::kvm::{Exit, SlotError};
 use gracefault::mm::WriteError;
 use libtest_mimic::Trial;
 
 use crate::support::blocks::{BLOCKS, Blocks, Picture};
-use crate::support::{Outcome, kvm_test};
+use crate::support::{MMIO, Outcome, guest, kvm_test, with_regs};
 
 const PAGE: u64 = 4096;
 
@@ -126,6 +126,10 @@ fn last_memslot() -> Outcome {
     blocks.region.plug(0, BlockKind::Cooperative)?;
     println!("{free} blocks and a slot of boot RAM: {report:?}");
     assert_eq!(blocks.vm.slots(), blocks.vm.max_slots());
+    // The last slot there is, and the highest block.
+    for (vcpu, block) in [(0, 0), (1, free - 1)] {
+        reaches(&blocks, vcpu, block)?;
+    }
     let before = Picture::of(&blocks);
     for more in [&[free][..], &[free, free + 1]] {
         let error = blocks.region.plug_all(more, BlockKind::Cooperative);
@@ -147,6 +151,24 @@ fn last_memslot() -> Outcome {
     let two = blocks.region.plug_all(&[7, free], BlockKind::Cooperative);
     assert!(two.is_err());
     blocks.region.plug(free, BlockKind::Cooperative)?;
+    reaches(&blocks, 2, free)
+}
+
+/// A guest stores to the block and loads that again, with no exit.
+fn reaches(blocks: &Blocks, vcpu: u32, block: u32) -> Outcome {
+    let gpa = blocks.region.block_range(block).start();
+    let code = guest!("mov [rdi], rdi", "mov rbx, [rdi]", "mov [r13], rbx");
+    let mut vcpu = blocks.vcpu(vcpu, code, 1)?;
+    with_regs(&mut vcpu, |regs| regs.rdi = gpa)?;
+    match vcpu.run()? {
+        Exit::MmioWrite {
+            gpa: MMIO, data, ..
+        } => assert_eq!(data, gpa.to_le_bytes(), "block {block}"),
+        other => panic!("block {block}: {other:x?}"),
+    }
+    let mut word = [0; 8];
+    blocks.space.read(gpa, &mut word, None)?;
+    assert_eq!(word, gpa.to_le_bytes(), "block {block}");
     Ok(())
 }
 

@@ -315,26 +315,40 @@ fn met_by(vcpu: gracefault::kvm::Vcpu, space: &Arc<GuestSpace>) -> Result<Met, B
     met(VcpuThread::spawn_with(vcpu, ByMap::new(space))?)
 }
 
+/// In each way in which 8 bytes can be split, so that each device sees each length from
+/// 1 to 7.
 fn two_devices() -> Outcome {
     let (machine, space) = (Machine::new()?, space());
     let first = probe(&space, MMIO, AccessSizes::ANY)?;
     let second = probe(&space, MMIO + PAGE, AccessSizes::ANY)?;
     let code = guest!(
-        "push qword ptr [rbx + 0xffc]",
-        "mov [rbx + 0xffb], rdx",
+        "mov ecx, 7",
+        "5: inc rbx",
+        "push qword ptr [rbx + 0xff8]",
+        "mov [rbx + 0xff8], rdx",
+        "dec ecx",
+        "jnz 5b",
         "mov [rbp], eax",
     );
-    let (loaded, met) = run(&machine, &space, MMIO, code, 1)?;
-    // Offsets 0xffc to 0xfff of the one, 0 to 3 of the other.
-    assert_eq!(loaded, [0x0302_0100_fffe_fdfc], "{loaded:x?}");
-    assert_eq!(served(&met), [Served::Device; 4]);
+    let (loaded, met) = run(&machine, &space, MMIO, code, 7)?;
+    assert_eq!(served(&met), [Served::Device; 4 * 7]);
     let stored = STORED.to_le_bytes();
-    let seen = first.seen.lock().unwrap();
-    assert_eq!(
-        *seen,
-        [(0xffc, 4, None), (0xffb, 5, Some(stored[..5].to_vec()))]
-    );
-    let seen = second.seen.lock().unwrap();
-    assert_eq!(*seen, [(0, 4, None), (0, 3, Some(stored[5..].to_vec()))]);
+    let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
+    for (beyond, loaded) in (1..8).zip(loaded) {
+        let at = PAGE - 8 + beyond as u64;
+        // The last bytes of the one, the first of the other.
+        let bytes = (at..PAGE)
+            .chain(0..beyond as u64)
+            .map(|offset| offset as u8);
+        assert!(bytes.eq(loaded.to_le_bytes()), "{beyond}: {loaded:x?}");
+        let (lower, upper) = stored.split_at(8 - beyond);
+        of_first.extend([
+            (at, 8 - beyond, None),
+            (at, 8 - beyond, Some(lower.to_vec())),
+        ]);
+        of_second.extend([(0, beyond, None), (0, beyond, Some(upper.to_vec()))]);
+    }
+    assert_eq!(*first.seen.lock().unwrap(), of_first);
+    assert_eq!(*second.seen.lock().unwrap(), of_second);
     Ok(())
 }

@@ -20,6 +20,7 @@ use gracefault::mm::AddrRange;
 use libtest_mimic::{Completion, Trial};
 
 use crate::support::pool::{Pool, pool};
+use crate::support::required::{self, left_out};
 use crate::support::{MMIO, Machine, Outcome, guest, kvm_test, kvm_test_if, with_regs};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -272,7 +273,7 @@ fn huge() -> Judged {
         ..Default::default()
     };
     let source = match RamSource::open(options, SIZES) {
-        Err(RamError::Refused(refusal)) => return Ok(Completion::ignored_with(refusal)),
+        Err(RamError::Refused(refusal)) => return Ok(left_out(required::THP, refusal)?),
         other => other?,
     };
     let measure = || [rss(), own("smaps_rollup", "AnonHugePages")];
@@ -361,7 +362,7 @@ fn image() -> Judged {
     file.set_len(ALL)?;
     file.write_all_at(&77_u64.to_le_bytes(), ALL - 8)?;
     let source = match open(Backend::Image(path.clone())) {
-        Err(RamError::Paging(error)) => return Ok(Completion::ignored_with(error)),
+        Err(RamError::Paging(error)) => return Ok(left_out(required::UFFD, error)?),
         other => other?,
     };
     let [seen] = cycle(source, || [rss()])?;
@@ -378,7 +379,7 @@ fn image() -> Judged {
 fn hugetlb() -> Judged {
     let _pool = match Pool::grow(BLOCKS.into()) {
         Ok(pool) => pool,
-        Err(reason) => return Ok(Completion::ignored_with(reason)),
+        Err(reason) => return Ok(left_out(required::HUGETLB, reason)?),
     };
     let source = open(Backend::Hugetlb(HugePage::Size2M))?;
     let total = pool("nr_hugepages");

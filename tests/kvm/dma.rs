@@ -207,7 +207,7 @@ impl World {
 fn beside_removals() -> Outcome {
     let machine = Machine::new()?;
     let space = space();
-    let dma = Arc::new(DmaDevice::new(Arc::downgrade(&space)));
+    let dma = Arc::new(DmaDevice::new(Arc::downgrade(&space), Arc::default()));
     space.map_device(range(MMIO, DmaDevice::LEN), dma.clone())?;
     let world = World {
         vm: machine.vm.clone(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gracefault::kvm::{End, Kvm, LazyMemSlot, SlotAccess, SlotError, VcpuError, VcpuThread, Vm};
 use gracefault::memory::{AccessError, LazySlot, PutInError};
+use gracefault::mm::VmFlags;
 use libtest_mimic::{Completion, Trial};
 
 use crate::support::space::{ByMap, DONE, map_lazy, met, range, space, word};
@@ -20,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("lazy_slot_comes_and_goes", comes_and_goes),
         kvm_test("lazy_slot_ids_are_taken_at_once", ids_are_taken_at_once),
         kvm_test_if("lazy_what_kvm_cannot_emulate_runs", not_emulated_runs),
+        kvm_test_if("lazy_block_that_was_protected_runs", protected_runs),
         kvm_test_if(
             "lazy_what_kvm_cannot_emulate_stops_at_mmio",
             not_emulated_stops,
@@ -33,6 +35,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Where blocks are.
 const BLOCKS: u64 = 4 << 30;
 const PAGE: u64 = 4096;
+/// What a guest may do with its memory.
+const ALL: VmFlags = VmFlags::READ.union(VmFlags::WRITE).union(VmFlags::EXEC);
 
 /// Puts the slot in at the second request: after the access that missed it.
 struct Late {
@@ -272,6 +276,29 @@ fn not_emulated_runs() -> Judged {
         assert_eq!(machine.ram.read_u64(stack), 7, "{what}");
         assert_eq!(slots, 2, "{what}");
         assert!(beside.is_in(), "{what}");
+    }
+    Ok(Completion::Completed)
+}
+
+/// Other access for a block, or for a part of one: it is lazy RAM for all that.
+fn protected_runs() -> Judged {
+    let machine = Machine::new()?;
+    if !machine.vm.reports_emulation_failures() {
+        return Ok(Completion::ignored_with(SILENT));
+    }
+    let space = space();
+    let code = guest!("movq xmm0, [rbx]", "mov [rbp], eax");
+    for (id, changed) in (0..).zip([1, 2]) {
+        let gpa = BLOCKS + u64::from(id) * 2 * PAGE;
+        let (_, slot) = map_lazy(&machine.vm, &space, gpa, 2 * PAGE, in_time)?;
+        let mut section = space.mm().mmap_write_lock()?;
+        section.protect(range(gpa, changed * PAGE), VmFlags::READ)?;
+        section.protect(range(gpa, changed * PAGE), ALL)?;
+        section.lock()?.publish();
+        let mut vcpu = machine.vcpu(id, code)?;
+        with_regs(&mut vcpu, |r| (r.rbx, r.rbp) = (gpa, DONE))?;
+        let met = met(VcpuThread::spawn_with(vcpu, ByMap::new(&space))?)?;
+        assert_eq!((met.slots, slot.is_in()), (1, true));
     }
     Ok(Completion::Completed)
 }

@@ -37,7 +37,7 @@ fn given_up() -> Result<Completion, String> {
     let image = Late::new(false, Duration::ZERO, u64::MAX);
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     let code = guest!(
         "mov rax, [rsi + 0x3008]",
@@ -93,7 +93,7 @@ fn waits() -> Result<Completion, String> {
     let image = Late::new(true, Duration::from_secs(1), u64::MAX);
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     let code = guest!(
         "mov rax, [rsi + 0x3008]",
@@ -137,7 +137,7 @@ fn deadline() -> Result<Completion, String> {
     let image = Late::new(false, Duration::ZERO, u64::MAX);
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     rig.region.plug(1, BlockKind::Cooperative).unwrap();
     let (told, tells) = mpsc::channel();
@@ -181,7 +181,7 @@ fn beside_a_thread() -> Result<Completion, String> {
     let image = Late::new(false, Duration::ZERO, u64::MAX);
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     rig.region.plug(1, BlockKind::Cooperative).unwrap();
     thread::scope(|scope| {
@@ -201,7 +201,7 @@ fn beside_a_stream() -> Result<Completion, String> {
     let image = Late::new(true, Duration::from_millis(5), u64::MAX);
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     rig.region.plug(1, BlockKind::Cooperative).unwrap();
     let code = guest!(
@@ -237,7 +237,7 @@ fn stopped() -> Result<Completion, String> {
     let image = Late::new(false, Duration::ZERO, u64::MAX);
     let rig = match Rig::new(image.clone()) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     let (told, tells) = mpsc::channel();
     let code = guest!("mov rax, [rsi + 0x3008]", "mov [rdi], rax");
@@ -265,7 +265,7 @@ fn failing() -> Result<Completion, String> {
     let image = Late::new(true, Duration::ZERO, 4 * PAGE);
     let rig = match Rig::new(image) {
         Ok(rig) => rig,
-        Err(reason) => return Ok(reason),
+        Err(left_out) => return left_out,
     };
     let code = guest!(
         "mov rax, [rsi + 0x3008]",

@@ -11,6 +11,7 @@ use gracefault::memory::HostMemory;
 use gracefault::mm::{AddrRange, AddressSpace, HoldKind, Payload, VmFlags};
 use libtest_mimic::{Completion, Trial};
 
+use crate::support::required::{self, left_out};
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -23,7 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Does `test`, unless this host has no userfaultfd for faults of the kernel too.
 fn with_faults(test: fn() -> Outcome) -> Result<Completion, Box<dyn std::error::Error>> {
     if let Err(e) = Userfaults::open() {
-        return Ok(Completion::ignored_with(format!("userfaultfd: {e}")));
+        return Ok(left_out(required::UFFD, format!("userfaultfd: {e}"))?);
     }
     test()?;
     Ok(Completion::Completed)

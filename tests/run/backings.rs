@@ -11,42 +11,55 @@ use libtest_mimic::{Completion, Trial};
 use crate::command::{Ended, Running, gracefault};
 use crate::report::{assert_passed, number};
 use crate::support::pool::Pool;
+use crate::support::required::{self, left_out};
 use crate::support::{Outcome, kvm_test, kvm_test_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let each = |name, words: &'static [&'static str]| {
-        kvm_test_if(name, move || match passes(words) {
+    vec![
+        kvm_test("backings::memfd", || {
+            for more in ["", ",prefault=on", ",lazy=on"] {
+                assert_passes(&format!("backing=memfd{more}"));
+            }
+            Ok(())
+        }),
+        kvm_test("backings::anon", || {
+            assert_passes("hugepages=off");
+            assert_passes("prefault=on");
+            Ok(())
+        }),
+        kvm_test_if("backings::huge_pages", || {
+            match passes(&["hugepages=thp"]) {
+                Some(refusal) => Ok(left_out(required::THP, refusal)?),
+                None => Ok(Completion::Completed),
+            }
+        }),
+        kvm_test_if("backings::hugetlb", hugetlb),
+        kvm_test_if("backings::guest_memfd", || match passes(&GUEST_MEMFD) {
             Some(refusal) => Ok(Completion::ignored_with(refusal)),
             None => Ok(Completion::Completed),
-        })
-    };
-    vec![
-        each(
-            "backings::memfd",
-            &[
-                "backing=memfd",
-                "backing=memfd,prefault=on",
-                "backing=memfd,lazy=on",
-            ],
-        ),
-        each("backings::anon", &["hugepages=off", "prefault=on"]),
-        each("backings::huge_pages", &["hugepages=thp"]),
-        kvm_test_if("backings::hugetlb", hugetlb),
-        each(
-            "backings::guest_memfd",
-            &[
-                "backing=guest-memfd",
-                "backing=guest-memfd,prefault=on",
-                "backing=guest-memfd,lazy=on",
-            ],
-        ),
+        }),
         kvm_test("backings::files", files),
+        kvm_test_if("backings::images", images),
         kvm_test_if("backings::an_image_without_userfaultfd", no_userfaultfd),
-        kvm_test("backings::a_file_of_another_guest_s", used_file),
+        kvm_test("backings::a_file_of_another_guest_s", || {
+            ["file", "private-file"].into_iter().try_for_each(|kind| {
+                assert_eq!(used_file(kind)?, None);
+                Ok(())
+            })
+        }),
+        kvm_test_if("backings::an_image_of_another_guest_s", || {
+            unless_no_userfaultfd(used_file("image")?)
+        }),
         kvm_test("backings::refused_by_limits_of_the_process", limits),
         kvm_test("backings::refused_by_the_host", refused_by_the_host),
     ]
 }
+
+const GUEST_MEMFD: [&str; 3] = [
+    "backing=guest-memfd",
+    "backing=guest-memfd,prefault=on",
+    "backing=guest-memfd,lazy=on",
+];
 
 fn run_with(memory: &str) -> Ended {
     run_for("300ms", memory)
@@ -98,7 +111,7 @@ fn hugetlb() -> Result<Completion, Box<dyn Error>> {
     // 64 MiB, and 64 blocks of 2 MiB.
     let _pool = match Pool::grow(96) {
         Ok(pool) => pool,
-        Err(reason) => return Ok(Completion::ignored_with(reason)),
+        Err(reason) => return Ok(left_out(required::HUGETLB, reason)?),
     };
     assert_passes("backing=hugetlb");
     assert_passes("backing=hugetlb,prefault=on,hugepages=2M");
@@ -126,28 +139,42 @@ fn files() -> Outcome {
     assert_passes(&format!("{},discard=on", backed("file", &path)));
     let before = fs::read(&path)?;
     assert_passes(&backed("private-file", &path));
-    let image = backed("image", &path);
-    if let Some(refusal) = passes(&[&image, &format!("{image},lazy=on")]) {
-        assert!(refusal.contains("/dev/userfaultfd"), "{refusal}");
-    }
-    assert!(before == fs::read(&path)?, "neither is written");
+    assert!(before == fs::read(&path)?, "it is not written");
     Ok(())
 }
 
-/// Boot RAM that is anything but fresh: reports, tables and the like are there.
-fn used_file() -> Outcome {
+fn images() -> Result<Completion, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("ram");
-    let filled: Vec<u8> = (0..192_u32 << 20).map(|n| (n % 251) as u8).collect();
-    for kind in ["file", "private-file", "image"] {
-        fs::write(&path, &filled)?;
-        let refusal = passes(&[&backed(kind, &path)]);
-        let may_be = refusal
-            .as_ref()
-            .is_none_or(|why| why.contains("/dev/userfaultfd"));
-        assert!(may_be, "{refusal:?}");
-    }
-    Ok(())
+    let filled = filled();
+    fs::write(&path, &filled)?;
+    let image = backed("image", &path);
+    let refusal = passes(&[&image, &format!("{image},lazy=on")]);
+    assert!(filled == fs::read(&path)?, "it is not written");
+    unless_no_userfaultfd(refusal)
+}
+
+/// The end of a test of images: `refusal` can only be for want of a userfaultfd.
+fn unless_no_userfaultfd(refusal: Option<String>) -> Result<Completion, Box<dyn Error>> {
+    let Some(refusal) = refusal else {
+        return Ok(Completion::Completed);
+    };
+    assert!(refusal.contains("/dev/userfaultfd"), "{refusal}");
+    Ok(left_out(required::UFFD, refusal)?)
+}
+
+/// Boot RAM and blocks of which no word is 0.
+fn filled() -> Vec<u8> {
+    (0..192_u32 << 20).map(|n| (n % 251) as u8).collect()
+}
+
+/// Boot RAM that is anything but fresh: reports, tables and the like are there. `Some`
+/// is what this host cannot do.
+fn used_file(kind: &str) -> Result<Option<String>, Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("ram");
+    fs::write(&path, filled())?;
+    Ok(passes(&[&backed(kind, &path)]))
 }
 
 /// Takes every way to a userfaultfd from a command that root starts: the right to

@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("odd_guests::one_that_boasts", boasts),
         kvm_test("odd_guests::one_that_complains_without_end", complains),
         kvm_test("odd_guests::anything_anywhere", anything),
+        kvm_test("odd_guests::what_is_refused_is_told", what_is_refused),
         kvm_test("odd_guests::sse_is_the_first_to_touch_a_block", sse_first),
     ]
 }
@@ -172,6 +173,77 @@ fn complains() -> Outcome {
     let (lines, seconds) = (ended.stderr.lines().count(), &report["seconds"]);
     let most = 10 + 5 * seconds.as_f64().expect("a number") as usize;
     assert!(lines <= most, "{lines} lines in {seconds} s");
+    Ok(())
+}
+
+/// What finds nobody, or a device that fails: each is counted, and named in the table and
+/// in the log, which says so once a second and how often it has not.
+fn what_is_refused() -> Outcome {
+    let nobody = guest!(
+        "mov ecx, 300",
+        "mov edi, 0xc0000000",
+        "5: mov rax, [rdi]",
+        "mov [rdi], rax",
+        "dec ecx",
+        "jnz 5b",
+        "xor eax, eax",
+        "mov edi, 0xd0100000",
+        "mov [rdi], rax",
+    );
+    // The hotplug controller has no such register.
+    let failing = guest!(
+        "mov ecx, 300",
+        "mov edi, 0xd0200000",
+        "5: mov rax, [rdi + 0xff8]",
+        "mov [rdi + 0xff8], rax",
+        "dec ecx",
+        "jnz 5b",
+        "xor eax, eax",
+        "mov edi, 0xd0100000",
+        "mov [rdi], rax",
+    );
+    let cases = [
+        (
+            nobody,
+            "unmapped",
+            "unmapped",
+            "0xc0000000: nothing is there",
+        ),
+        (
+            failing,
+            "device_failures",
+            "hotplug (failed)",
+            "hotplug: 0xd0200ff8: there is no register",
+        ),
+    ];
+    for (code, count, target, message) in cases {
+        let more = ["--timeout", "200s", "--no-churn", "--log-level", "info"];
+        let (ended, report) = run_code(code, "1", &more);
+        ended.expect_status(0);
+        for other in ["unmapped", "device_failures", "rom_writes"] {
+            let expected = if other == count { 600 } else { 0 };
+            assert_eq!(
+                number(&report, &format!("/refused/{other}")),
+                expected,
+                "{ended}"
+            );
+        }
+        let exits = report["exits_by_target"].as_array().expect("a table");
+        let counted = exits.iter().filter(|exit| exit["target"] == target);
+        let counted: Vec<_> = counted.map(|exit| number(exit, "/count")).collect();
+        assert_eq!(counted, [300, 300], "loads and stores: {ended}");
+        let lines: Vec<_> = ended
+            .stderr
+            .lines()
+            .filter(|l| l.contains(message))
+            .collect();
+        let most = 1.0 + report["seconds"].as_f64().expect("seconds");
+        assert!(!lines.is_empty() && lines.len() as f64 <= most, "{ended}");
+        assert!(
+            lines.iter().all(|line| line.contains("held back)")),
+            "{ended}"
+        );
+    }
     Ok(())
 }
 

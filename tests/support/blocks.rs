@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use gracefault::devices::HotplugController;
 use gracefault::hotplug::HotplugRegion;
 use gracefault::kvm::{End, Exit, Vcpu, VcpuGroup, Vm};
-use gracefault::memory::GuestSpace;
+use gracefault::memory::{GuestSpace, Served};
 use gracefault::mm::{AddrRange, VmaInfo};
 use gracefault_guest::abi;
 
@@ -89,6 +89,24 @@ impl Blocks {
             regs.r15 = abi::HOTPLUG_GPA + u64::from(id) * abi::BANK;
         })?;
         Ok(vcpu)
+    }
+
+    /// Whether each of so many vCPUs has left its word in each of so many pages of block
+    /// 0, which is plugged.
+    pub(crate) fn is_touched(&self, vcpus: u32, pages: u64) -> Result<bool, Box<dyn Error>> {
+        for page in 0..pages {
+            for vcpu in 0..u64::from(vcpus) {
+                let mut word = [0; 8];
+                let access = self
+                    .space
+                    .read(BLOCKS + page * 4096 + vcpu * 8, &mut word, None)?;
+                assert_eq!(access.served, Served::Memory, "it is plugged");
+                if word == [0; 8] {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Starts vCPUs from 0 on with `code`, each of which may touch `pages` pages.

@@ -10,6 +10,7 @@ pub(crate) mod blocks;
 pub(crate) mod fake_api;
 pub(crate) mod paging;
 pub(crate) mod pool;
+pub(crate) mod required;
 pub(crate) mod space;
 pub(crate) mod tmux;
 
@@ -22,6 +23,8 @@ use gracefault::kvm::{
 };
 use gracefault::memory::HostMemory;
 use libtest_mimic::{Completion, Trial};
+
+use required::left_out;
 
 /// What a test returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
@@ -39,10 +42,7 @@ pub(crate) fn kvm_test_if(
 ) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Err(e) = Kvm::open() {
-            return match std::env::var("GRACEFAULT_REQUIRE_KVM").as_deref() {
-                Ok("1") => Err(format!("GRACEFAULT_REQUIRE_KVM=1, but {e}").into()),
-                _ => Ok(Completion::ignored_with(e)),
-            };
+            return Ok(left_out(required::KVM, e)?);
         }
         Ok(test().map_err(|e| e.to_string())?)
     })

@@ -15,6 +15,7 @@ use gracefault::memory::{GuestSpace, PageSource, RamError, RamSizes, RamSource};
 use gracefault::mm::AddrRange;
 use libtest_mimic::Completion;
 
+use super::required::{self, left_out};
 use super::{MMIO, Machine, with_regs};
 
 /// Runs a test, and fails it if it hangs.
@@ -124,15 +125,15 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// `Err`: why there is no demand paging here.
-    pub(crate) fn new(image: Arc<Late>) -> Result<Self, Completion> {
+    /// `Err`: how a test ends, for want of demand paging here.
+    pub(crate) fn new(image: Arc<Late>) -> Result<Self, Result<Completion, String>> {
         let sizes = RamSizes {
             boot: 0,
             hotplug: 2 * BLOCK,
             block: BLOCK,
         };
         let source = match RamSource::of_pages(sizes, image) {
-            Err(RamError::Paging(error)) => return Err(Completion::ignored_with(error)),
+            Err(RamError::Paging(error)) => return Err(left_out(required::UFFD, error)),
             other => other.unwrap(),
         };
         let machine = Machine::new().unwrap();

@@ -11,6 +11,7 @@ use libtest_mimic::{Completion, Trial};
 use tempfile::TempDir;
 
 use super::Outcome;
+use super::required::{self, left_out};
 
 /// When something does not come any more. Far more than anything takes.
 const HANG: Duration = Duration::from_secs(90);
@@ -20,10 +21,7 @@ const HANG: Duration = Duration::from_secs(90);
 pub(crate) fn tmux_test(name: &str, test: fn() -> Outcome) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Some(reason) = missing() {
-            return match std::env::var("GRACEFAULT_REQUIRE_TMUX").as_deref() {
-                Ok("1") => Err(format!("GRACEFAULT_REQUIRE_TMUX=1, but {reason}").into()),
-                _ => Ok(Completion::ignored_with(reason)),
-            };
+            return Ok(left_out(required::TMUX, reason)?);
         }
         test().map_err(|error| error.to_string())?;
         Ok(Completion::Completed)

@@ -8,6 +8,7 @@ use libtest_mimic::{Completion, Trial};
 use tempfile::TempDir;
 
 use crate::command::{HANG, Running, gracefault};
+use crate::support::required::{self, left_out};
 use crate::support::tmux::{Script, missing};
 use crate::support::{Outcome, kvm_test_if};
 
@@ -21,10 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Needs KVM, and tmux.
 fn trial(name: &str, test: fn() -> Outcome) -> Trial {
     kvm_test_if(name, move || match missing() {
-        Some(reason) if std::env::var("GRACEFAULT_REQUIRE_TMUX").as_deref() == Ok("1") => {
-            Err(reason.into())
-        }
-        Some(reason) => Ok(Completion::ignored_with(reason)),
+        Some(reason) => Ok(left_out(required::TMUX, reason)?),
         None => test().map(|()| Completion::Completed),
     })
 }

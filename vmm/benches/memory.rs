@@ -6,10 +6,14 @@
 //! cargo bench --bench memory [-- --quick]
 //! ```
 //!
-//! Needs `/dev/kvm`. A backend that this host cannot give is named with the reason.
+//! Prints medians; writes `target/gracefault/memory.json`. Needs `/dev/kvm`. A backend
+//! that this host cannot give is named with the reason. Root lends the host's pool of
+//! huge pages what `hugetlb` takes, and takes it back.
+
+mod support;
 
 #[path = "../../tests/support/mod.rs"]
-mod support;
+mod guests;
 
 use std::error::Error;
 use std::ops::ControlFlow::{Break, Continue};
@@ -23,7 +27,11 @@ use gracefault::memory::{
     Backend, GuestSpace, HugePage, RamOptions, RamSizes, RamSource, ThpAdvice,
 };
 use gracefault::mm::AddrRange;
-use support::{Machine, guest, with_regs};
+use serde_json::json;
+
+use guests::pool::Pool;
+use guests::{Machine, guest, with_regs};
+use support::{is_quick, write_json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -39,22 +47,28 @@ fn main() {
         println!("left out: {error}");
         return;
     }
-    let quick = std::env::args().any(|word| word == "--quick");
+    let quick = is_quick();
+    let mut rows = Vec::new();
     let (blocks, rounds) = if quick { (8, 3) } else { (32, 9) };
     println!("{blocks} blocks of 2 MiB, median of {rounds} rounds");
     println!(
-        "{:<28}{:>14}{:>18}{:>16}",
+        "{:<32}{:>14}{:>18}{:>16}",
         "backing", "plug µs/block", "touch ns/4K page", "unplug µs/block"
     );
     for (name, options) in backends() {
         match cost(options, blocks, rounds) {
-            Ok([plug, touch, unplug]) => println!(
-                "{name:<28}{:>13.1}{:>18.0}{:>16.1}",
-                plug * 1e6,
-                touch * 1e9,
-                unplug * 1e6
-            ),
-            Err(why) => println!("{name:<28}left out: {why}"),
+            Ok([plug, touch, unplug]) => {
+                let [plug, touch, unplug] = [plug * 1e6, touch * 1e9, unplug * 1e6];
+                println!("{name:<32}{plug:>13.1}{touch:>18.0}{unplug:>16.1}");
+                rows.push(json!({
+                    "backing": name, "plug_us_per_block": plug,
+                    "touch_ns_per_page": touch, "unplug_us_per_block": unplug,
+                }));
+            }
+            Err(why) => {
+                println!("{name:<32}left out: {why}");
+                rows.push(json!({ "backing": name, "left_out": why.to_string() }));
+            }
         }
     }
     let _ = std::fs::remove_file(path());
@@ -70,10 +84,15 @@ fn main() {
         match beside(zap, time) {
             Ok((pages, cycles)) => {
                 println!("{:<28}{pages:>16.0}{cycles:>20.0}", format!("{zap:?}"));
+                rows.push(json!({
+                    "zap": format!("{zap:?}"), "guest_pages_per_second": pages,
+                    "cycles_per_second": cycles,
+                }));
             }
             Err(why) => println!("{zap:?}: left out: {why}"),
         }
     }
+    write_json("memory", rows);
 }
 
 fn path() -> std::path::PathBuf {
@@ -89,32 +108,39 @@ fn backends() -> Vec<(&'static str, RamOptions)> {
         prefault: true,
         ..of(backend)
     };
-    let thp = |thp| RamOptions {
+    let thp = |thp, prefault| RamOptions {
         thp,
+        prefault,
         ..Default::default()
     };
+    let (small, huge) = (ThpAdvice::Unwanted, ThpAdvice::Wanted);
+    let hugetlb = || Backend::Hugetlb(HugePage::Size2M);
+    let file = || Backend::File(path());
+    let discarded = RamOptions {
+        discard: true,
+        ..of(file())
+    };
     vec![
-        ("anon,hugepages=off", thp(ThpAdvice::Unwanted)),
-        ("anon,hugepages=thp", thp(ThpAdvice::Wanted)),
-        ("anon,prefault=on", prefaulted(Backend::Anonymous)),
+        ("anon,hugepages=off", thp(small, false)),
+        ("anon,hugepages=off,prefault=on", thp(small, true)),
+        ("anon,hugepages=thp", thp(huge, false)),
+        ("anon,hugepages=thp,prefault=on", thp(huge, true)),
         ("memfd", of(Backend::Memfd)),
         ("memfd,prefault=on", prefaulted(Backend::Memfd)),
-        ("hugetlb", of(Backend::Hugetlb(HugePage::Size2M))),
-        (
-            "hugetlb,prefault=on",
-            prefaulted(Backend::Hugetlb(HugePage::Size2M)),
-        ),
-        ("file:PATH", of(Backend::File(path()))),
-        (
-            "file:PATH,discard=on",
-            RamOptions {
-                discard: true,
-                ..of(Backend::File(path()))
-            },
-        ),
+        ("hugetlb", of(hugetlb())),
+        ("hugetlb,prefault=on", prefaulted(hugetlb())),
+        ("file:PATH", of(file())),
+        ("file:PATH,prefault=on", prefaulted(file())),
+        ("file:PATH,discard=on", discarded),
         ("private-file:PATH", of(Backend::PrivateFile(path()))),
+        (
+            "private-file:PATH,prefault=on",
+            prefaulted(Backend::PrivateFile(path())),
+        ),
         ("image:PATH", of(Backend::Image(path()))),
+        ("image:PATH,prefault=on", prefaulted(Backend::Image(path()))),
         ("guest-memfd", of(Backend::GuestMemfd)),
+        ("guest-memfd,prefault=on", prefaulted(Backend::GuestMemfd)),
     ]
 }
 
@@ -143,6 +169,10 @@ fn machine(zap: SlotZap, options: RamOptions, blocks: u32) -> Outcome<(Machine, 
 
 /// Seconds for a plug of a block, for the first touch of a page, for an unplug.
 fn cost(options: RamOptions, blocks: u32, rounds: usize) -> Outcome<[f64; 3]> {
+    let _pool = match options.backend {
+        Backend::Hugetlb(_) => Some(Pool::grow(blocks.into())?),
+        _ => None,
+    };
     let (machine, region) = machine(SlotZap::default(), options, blocks)?;
     let bytes = u64::from(blocks) * BLOCK;
     // Over all pages, once for each time that it is let on.

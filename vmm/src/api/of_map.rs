@@ -196,7 +196,7 @@ fn backing(map: &Map, vma: &VmaInfo) -> (Backing, String) {
     let has = |flag| vma.flags.contains(flag);
     let (backing, name) = if has(VmFlags::IO) {
         (Backing::Mmio, "mmio")
-    } else if has(GuestSpace::LAZY_RAM) {
+    } else if has(GuestSpace::LAZY) {
         (Backing::LazyRam, "ram")
     } else if has(VmFlags::WRITE) {
         (Backing::Ram, "ram")

@@ -4,24 +4,30 @@
 //! region it copies from or to. It may do so while a writer waits to remove the
 //! device, one of those regions, or both at once: whoever holds a member of a write
 //! set is let in to the others while the writer drains. It holds no lock of its
-//! own, and nothing of a buffer but for the one piece it reads or writes.
+//! own, and nothing of a buffer but for the one piece it reads or writes. Where it
+//! sleeps until a writer is done with a buffer, the machine's kill flag calls it back:
+//! a machine that is stopped waits for no writer.
 
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use gracefault_guest::abi::dma as regs;
 use serde::Serialize;
 
 use crate::memory::{
-    Access, AccessSizes, Device, DeviceError, GuestSpace, LogLimit, OtherSizes, PAGE, Served,
+    Access, AccessError, AccessSizes, Device, DeviceError, GuestSpace, LogLimit, OtherSizes, PAGE,
+    Served,
 };
+use crate::mm::{KillFlag, LookupError};
 
 /// The DMA device, see [`abi::dma`](gracefault_guest::abi::dma).
 #[derive(Debug)]
 pub struct DmaDevice {
     /// The space that it is mapped in, and copies in.
     space: Weak<GuestSpace>,
+    /// Ends its waits for writers.
+    kill: Arc<KillFlag>,
     counts: Counts,
     complaints: LogLimit,
 }
@@ -49,10 +55,13 @@ pub struct DmaCounts {
 }
 
 impl DmaDevice {
-    /// One that copies in `space`, which it does not keep: the space keeps it.
-    pub fn new(space: Weak<GuestSpace>) -> Self {
+    /// One that copies in `space`, which it does not keep: the space keeps it. Once
+    /// `kill` is raised a copy that would wait for a writer fails instead, half done and
+    /// with no status; so raise it only where the guest is not to go on.
+    pub fn new(space: Weak<GuestSpace>, kill: Arc<KillFlag>) -> Self {
         Self {
             space,
+            kill,
             counts: Counts::default(),
             complaints: LogLimit::new(Duration::from_secs(1)),
         }
@@ -81,10 +90,9 @@ impl DmaDevice {
         // Gone only with the map that this handler is called from.
         let space = self.space.upgrade().ok_or(DeviceError::NoRegister)?;
         let mut words = [[0; 8]; 3];
-        self.note(
-            space.read_memory(addr, words.as_flattened_mut(), None),
-            true,
-        )?;
+        let kill = Some(&*self.kill);
+        let read = space.read_memory(addr, words.as_flattened_mut(), kill);
+        self.note(read, true)?;
         let [source, target, length] = words.map(u64::from_le_bytes);
         if length > regs::MAX_LENGTH {
             return Err(DeviceError::BadValue);
@@ -101,7 +109,7 @@ impl DmaDevice {
             }
         };
         let at = addr.wrapping_add(regs::STATUS);
-        let told = space.write_memory(at, &status.to_le_bytes(), None);
+        let told = space.write_memory(at, &status.to_le_bytes(), kill);
         self.note(told, false).map(drop)
     }
 
@@ -113,13 +121,14 @@ impl DmaDevice {
         target: u64,
         length: u64,
     ) -> Result<bool, DeviceError> {
+        let kill = Some(&*self.kill);
         let mut piece = [0; PAGE as usize];
         let (mut done, mut complete) = (0, true);
         while done < length {
             let piece = &mut piece[..(length - done).min(PAGE) as usize];
             let (from, to) = (source.wrapping_add(done), target.wrapping_add(done));
-            complete &= self.note(space.read_memory(from, piece, None), false)?;
-            complete &= self.note(space.write_memory(to, piece, None), false)?;
+            complete &= self.note(space.read_memory(from, piece, kill), false)?;
+            complete &= self.note(space.write_memory(to, piece, kill), false)?;
             done += piece.len() as u64;
         }
         Ok(complete)
@@ -127,12 +136,15 @@ impl DmaDevice {
 
     /// Counts how an access went; whether memory served all of it, which it has to
     /// if `must`.
-    fn note(
-        &self,
-        access: Result<Access, crate::memory::AccessError>,
-        must: bool,
-    ) -> Result<bool, DeviceError> {
+    fn note(&self, access: Result<Access, AccessError>, must: bool) -> Result<bool, DeviceError> {
         let access = access.map_err(|error| {
+            if let AccessError::Lookup {
+                error: LookupError::Killed,
+                ..
+            } = error
+            {
+                return DeviceError::CalledBack;
+            }
             // At a rate that the guest cannot raise.
             if log::log_enabled!(log::Level::Info)
                 && let Some(more) = self.complaints.pass()
@@ -181,8 +193,6 @@ impl Device for DmaDevice {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::memory::Mapping;
     use crate::mm::AddrRange;
@@ -198,7 +208,7 @@ mod tests {
             let range = AddrRange::new(start, 2 * PAGE).unwrap();
             space.map_ram(range, ram).unwrap();
         }
-        let dma = Arc::new(DmaDevice::new(Arc::downgrade(&space)));
+        let dma = Arc::new(DmaDevice::new(Arc::downgrade(&space), Arc::default()));
         let range = AddrRange::new(DEVICE, DmaDevice::LEN).unwrap();
         space.map_device(range, dma.clone()).unwrap();
         (space, dma)
@@ -275,5 +285,25 @@ mod tests {
         );
         let odd = space.write(DEVICE + 8, &[0; 8], None).unwrap();
         assert_eq!(odd.served, Served::DeviceFailed);
+    }
+
+    /// With the flag raised: a copy goes on where nobody is in its way, and ends where a
+    /// writer is, with nothing left held.
+    #[test]
+    fn it_is_called_back_from_its_waits() {
+        let (space, dma) = space();
+        dma.kill.raise();
+        assert_eq!(ask(&space, 0, 2 * PAGE, 8).1, regs::COMPLETE);
+        let mut section = space.mm().mmap_write_lock().unwrap();
+        let target = AddrRange::new(2 * PAGE, 2 * PAGE).unwrap();
+        section.unmap(target).unwrap();
+        let drained = section.lock().unwrap();
+        std::thread::scope(|scope| {
+            let copy = scope.spawn(|| ask(&space, 0, 2 * PAGE, 8));
+            assert_eq!(copy.join().unwrap(), (Served::DeviceFailed, 0));
+        });
+        drop(drained);
+        assert_eq!(ask(&space, 0, 2 * PAGE, 8).1, regs::COMPLETE);
+        assert_eq!(dma.counts().complete, 2);
     }
 }

@@ -79,7 +79,8 @@ impl Machine {
         let exit_device = Arc::new(ExitDevice::new(vcpu_count));
         let test_device = Arc::new(TestDevice::new(vcpu_count));
         let controller = Arc::new(HotplugController::new(vcpu_count));
-        let dma = Arc::new(DmaDevice::new(Arc::downgrade(&memory)));
+        let kill = Arc::new(KillFlag::new());
+        let dma = Arc::new(DmaDevice::new(Arc::downgrade(&memory), kill.clone()));
         let devices: [(u64, u64, Arc<dyn Device>); device::COUNT] = [
             (abi::TEST_GPA, test_device.len(), test_device.clone()),
             (abi::EXIT_GPA, exit_device.len(), exit_device.clone()),
@@ -134,7 +135,7 @@ impl Machine {
             ports,
             exit_device,
             controller,
-            kill: KillFlag::new(),
+            kill,
             gate: Gate::new(live.clone()),
             live,
         };

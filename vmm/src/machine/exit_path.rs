@@ -24,8 +24,9 @@ pub(super) struct Shared {
     pub(super) ports: Arc<GuestSpace>,
     pub(super) exit_device: Arc<ExitDevice>,
     pub(super) controller: Arc<HotplugController>,
-    /// Raised when the machine is stopped, so that no vCPU waits on.
-    pub(super) kill: KillFlag,
+    /// Raised when the machine is stopped, so that no vCPU waits on, nor a device for
+    /// it.
+    pub(super) kill: Arc<KillFlag>,
     /// What each vCPU counts.
     pub(super) live: Vec<Arc<LiveVcpu>>,
     /// Where they rest, and learn who records.
@@ -81,8 +82,9 @@ pub(super) struct Ended {
 pub struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
-    /// The one of `shared`, at hand.
+    /// Those of `shared`, at hand.
     memory: Arc<GuestSpace>,
+    kill: Arc<KillFlag>,
     /// What an exit like the last one looks up.
     lines: Lines,
     counter: VcpuCounter,
@@ -118,6 +120,7 @@ impl ExitPath {
             serial: 0,
             seen: 0,
             memory: shared.memory.clone(),
+            kill: shared.kill.clone(),
             lines: Lines::default(),
             shared,
             second_try: SecondTry::default(),
@@ -142,7 +145,7 @@ impl ExitPath {
             ports,
             exit_device: Arc::new(ExitDevice::new(1)),
             controller: Arc::new(HotplugController::new(1)),
-            kill: KillFlag::new(),
+            kill: Arc::default(),
             gate: Gate::new(live.clone()),
             live,
         };
@@ -291,7 +294,7 @@ impl ExitPath {
         };
         let mut last = Access::default();
         for data in accesses {
-            let (port, kill) = (u64::from(port), Some(&self.shared.kill));
+            let (port, kill) = (u64::from(port), Some(&*self.shared.kill));
             let result = match data {
                 PioData::In(data) => {
                     let result = self.shared.ports.read(port, data, kill);
@@ -342,7 +345,7 @@ impl ExitPath {
     fn read(&mut self, seen: Seen, data: &mut [u8]) -> ControlFlow<Ending> {
         self.counter.enter(seen.kind, seen.addr, seen.since);
         let mut access = Access::default();
-        let kill = &self.shared.kill;
+        let kill = &*self.kill;
         let result = self.memory.read_telling(seen.addr, data, kill, &mut access);
         if result.is_err() {
             data.fill(0xff);
@@ -355,7 +358,7 @@ impl ExitPath {
     fn write(&mut self, seen: Seen, data: &[u8]) -> ControlFlow<Ending> {
         self.counter.enter(seen.kind, seen.addr, seen.since);
         let mut access = Access::default();
-        let kill = &self.shared.kill;
+        let kill = &*self.kill;
         let result = self
             .memory
             .write_telling(seen.addr, data, kill, &mut access);
@@ -537,7 +540,7 @@ impl VcpuHandler for ExitPath {
             ..
         } = self;
         second_try.judge(error, regs, || {
-            let populated = match shared.memory.put_in_missing(Some(&shared.kill)) {
+            let populated = match shared.memory.put_in_missing(Some(&*shared.kill)) {
                 Ok(populated) => populated,
                 // Nothing has been answered yet, and the thread sees next that it is
                 // to stop.

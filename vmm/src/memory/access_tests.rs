@@ -1,4 +1,5 @@
-//! A test for each row of the access table, by the call that DMA uses.
+//! A test for each row of the access table; all of them at once by the calls that DMA
+//! makes.
 
 use std::sync::{Arc, Mutex};
 
@@ -233,6 +234,59 @@ fn a_device_that_fails_or_panics_costs_all_ones_only() {
             .holders
             .is_empty()
     );
+}
+
+/// As by the others, but that no device is reached.
+#[test]
+fn a_device_finds_the_same_by_its_own_calls() {
+    let (space, probe) = space(AccessSizes::ANY);
+    let data = [1, 2, 3, 4, 5, 6, 7, 8];
+    let (nobody, memory) = (Served::Unmapped, Served::Memory);
+    let (rom, device) = (Served::RomWrite, Served::DeviceFailed);
+    // Where, who answers a store, of how many parts it is, what a load then finds.
+    let cases = [
+        (0x8000, nobody, 1, [0xff; 8]),
+        (RAM + 8, memory, 1, data),
+        (RAM + PAGE - 3, memory, 2, data),
+        (RAM - 4, nobody, 2, [0xff, 0xff, 0xff, 0xff, 5, 6, 7, 8]),
+        (ROM + 8, rom, 1, [0x22; 8]),
+        (ROM - 5, rom, 2, [1, 2, 3, 4, 5, 0x22, 0x22, 0x22]),
+        (DEVICE + 8, device, 1, [0xff; 8]),
+        (
+            DEVICE - 2,
+            device,
+            2,
+            [0x22, 0x22, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        ),
+        (DEVICE + PAGE - 4, nobody, 2, [0xff; 8]),
+    ];
+    for (addr, served, parts, expected) in cases {
+        let access = space.write_memory(addr, &data, None).unwrap();
+        assert_eq!((access.served, access.parts), (served, parts), "{addr:#x}");
+        let mut found = [0x77; 8];
+        let access = space.read_memory(addr, &mut found, None).unwrap();
+        let readable = match served {
+            Served::RomWrite => memory,
+            other => other,
+        };
+        assert_eq!(
+            (access.served, access.parts),
+            (readable, parts),
+            "{addr:#x}"
+        );
+        assert_eq!(found, expected, "{addr:#x}");
+    }
+    for addr in [RAM, DEVICE, 0x8000, SIZE, u64::MAX] {
+        assert_eq!(space.read_memory(addr, &mut [], None).unwrap().parts, 0);
+        assert_eq!(space.write_memory(addr, &[], None).unwrap().parts, 0);
+    }
+    for addr in [SIZE - 4, SIZE, u64::MAX - 3, u64::MAX] {
+        let past_end = Err(AccessError::PastEnd { addr, len: 8 });
+        let read = space.read_memory(addr, &mut [0; 8], None);
+        assert_eq!(read.map(drop), past_end);
+        assert_eq!(space.write_memory(addr, &data, None).map(drop), past_end);
+    }
+    assert!(probe.seen.lock().unwrap().is_empty());
 }
 
 #[test]

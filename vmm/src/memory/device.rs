@@ -37,6 +37,10 @@ pub enum DeviceError {
     /// The value makes no sense now.
     #[error("the value is not acceptable")]
     BadValue,
+    /// It was called back from a wait for a writer, because the machine is being
+    /// stopped.
+    #[error("called back, since the machine is being stopped")]
+    CalledBack,
 }
 
 /// Which lengths of access a device takes, and what becomes of the others. An

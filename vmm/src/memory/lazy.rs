@@ -57,16 +57,18 @@ pub struct Populated {
     pub slots: usize,
 }
 
-/// Marks the VMAs of lazy RAM, so that a bare walk finds them.
-const LAZY: VmFlags = VmFlags::EMBEDDER;
-
 impl GuestSpace {
-    /// The flags of a VMA of lazy RAM.
+    /// Marks the VMAs of lazy RAM, so that a bare walk finds them. It stays when
+    /// their access is [changed](crate::mm::WriteSection::protect); who takes it away
+    /// leaves the guest without [`put_in_missing`](Self::put_in_missing).
+    pub const LAZY: VmFlags = VmFlags::EMBEDDER;
+
+    /// The flags of a new VMA of lazy RAM.
     pub const LAZY_RAM: VmFlags = VmFlags::READ
         .union(VmFlags::WRITE)
         .union(VmFlags::EXEC)
         .union(VmFlags::NOMERGE)
-        .union(LAZY);
+        .union(Self::LAZY);
 
     /// Maps RAM whose slot is put in when it is first missed, in a write section of
     /// its own.
@@ -94,7 +96,7 @@ impl GuestSpace {
     pub fn put_in_missing(&self, kill: Option<&KillFlag>) -> Result<Populated, AccessError> {
         let mut populated = Populated::default();
         let all = self.mm.vmas(self.mm.range());
-        for info in all.iter().filter(|info| info.flags.contains(LAZY)) {
+        for info in all.iter().filter(|info| info.flags.contains(Self::LAZY)) {
             let addr = info.range.start();
             let options = WaitOptions {
                 kill,
@@ -195,6 +197,21 @@ mod tests {
         assert_eq!(word, [7; 8]);
     }
 
+    /// Also for a device that reads or writes memory.
+    #[test]
+    fn the_slot_goes_in_for_a_device() {
+        let slots = [(); 2].map(|()| Arc::new(Slow::default()));
+        let space = space(&slots.each_ref());
+        let mut word = [1; 8];
+        let read = space.read_memory(8, &mut word, None).unwrap();
+        assert_eq!((read.slots, word), (1, [0; 8]));
+        let written = space.write_memory(PAGE, &[7; 8], None).unwrap();
+        assert_eq!((written.slots, written.served), (1, Served::Memory));
+        space.read_memory(PAGE, &mut word, None).unwrap();
+        assert_eq!(word, [7; 8]);
+        assert_eq!(slots.map(|slot| slot.calls.load(Ordering::Relaxed)), [1, 2]);
+    }
+
     #[test]
     fn a_slot_that_is_refused_is_an_error_and_nothing_is_accessed() {
         let slow = Arc::new(Slow::default());
@@ -208,6 +225,22 @@ mod tests {
         let mut word = [1; 8];
         space.read(0x10, &mut word, None).unwrap();
         assert_eq!(word, [0; 8]);
+    }
+
+    /// Whatever access they are given: it is lazy RAM for all that.
+    #[test]
+    fn those_that_were_protected_go_in_too() {
+        let slots = [(); 2].map(|()| Arc::new(Slow::default()));
+        let space = space(&slots.each_ref());
+        for access in [VmFlags::READ, VmFlags::NONE, VmFlags::ACCESS] {
+            let mut section = space.mm().mmap_write_lock().unwrap();
+            let both = AddrRange::new(0, 2 * PAGE).unwrap();
+            section.protect(both, access).unwrap();
+            section.lock().unwrap().publish();
+            assert_eq!(space.mm().vmas(both).len(), 2, "blocks do not merge");
+        }
+        let all = Populated { vmas: 2, slots: 2 };
+        assert_eq!(space.put_in_missing(None), Ok(all));
     }
 
     #[test]

@@ -18,6 +18,15 @@ mod space;
 mod vcpu_threads;
 pub mod vm_memory;
 
+/// Says that this host has not got what a test needs; fails where the variable says that
+/// it is to be there.
+#[cfg(test)]
+fn not_tried(variable: &str, reason: &dyn std::fmt::Display) {
+    let required = std::env::var(variable).is_ok_and(|value| value == "1");
+    assert!(!required, "{variable}=1, but {reason}");
+    eprintln!("not tried: {reason}");
+}
+
 pub use access::{Access, AccessError, Served};
 pub use backing::Backing;
 pub use device::{AccessSizes, Device, DeviceError, OtherSizes};

@@ -18,12 +18,16 @@ impl VmFlags {
     pub const WRITE: Self = Self(1 << 1);
     /// The guest may execute.
     pub const EXEC: Self = Self(1 << 2);
+    /// What the guest may do: all that
+    /// [`protect`](super::WriteSection::protect) changes.
+    pub const ACCESS: Self = Self::READ.union(Self::WRITE).union(Self::EXEC);
     /// Accesses have side effects: a device answers them (`VM_IO`).
     pub const IO: Self = Self(1 << 3);
     /// Keeps its identity: never merged with a neighbour, as a plugged block
     /// must not be.
     pub const NOMERGE: Self = Self(1 << 4);
-    /// The first of the bits that the map leaves to its user.
+    /// The first of the bits that the map leaves to its user; only
+    /// [`change_flags`](super::WriteSection::change_flags) changes them.
     pub const EMBEDDER: Self = Self(1 << 16);
 
     /// The set with these raw bits.
@@ -44,6 +48,11 @@ impl VmFlags {
     /// The flags of both.
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The flags that are in both.
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// The flags that are not in `other`.

@@ -184,8 +184,14 @@ impl<T: Payload> Plan<T> {
         Ok(())
     }
 
-    /// Plans other flags for all that is mapped in `range`.
-    pub(super) fn protect(&mut self, range: AddrRange, flags: VmFlags) -> Result<(), WriteError> {
+    /// Plans other flags for all that is mapped in `range`: without those in `clear`,
+    /// with those in `set`.
+    pub(super) fn change_flags(
+        &mut self,
+        range: AddrRange,
+        set: VmFlags,
+        clear: VmFlags,
+    ) -> Result<(), WriteError> {
         self.check_mapped(range)?;
         // What has these flags already is neither split nor locked.
         let mut left = Some(range);
@@ -196,6 +202,7 @@ impl<T: Payload> Plan<T> {
             let Some(here) = vma.range().intersection(now) else {
                 break;
             };
+            let flags = vma.flags().difference(clear) | set;
             let same = vma.flags() == flags;
             left = here
                 .end()

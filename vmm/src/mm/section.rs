@@ -145,10 +145,26 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         self.step(|plan| plan.unmap(range))
     }
 
-    /// Plans other flags for `range`, all of which must be mapped. VMAs that stick
-    /// out of it are split. What has these flags already is left alone.
-    pub fn protect(&mut self, range: AddrRange, flags: VmFlags) -> Result<(), WriteError> {
-        self.step(|plan| plan.protect(range, flags))
+    /// Plans other access for `range`, all of which must be mapped: of
+    /// [`VmFlags::ACCESS`], what `access` has. As with `mprotect`, a VMA stays what it
+    /// is otherwise: its other flags are kept, and those in `access` ask for nothing.
+    /// VMAs that stick out of the range are split. What has this access already is
+    /// left alone. Fails with [`WriteError::NotMapped`] if something is not mapped.
+    pub fn protect(&mut self, range: AddrRange, access: VmFlags) -> Result<(), WriteError> {
+        self.change_flags(range, access.intersection(VmFlags::ACCESS), VmFlags::ACCESS)
+    }
+
+    /// Plans other flags for `range`: without those in `clear`, and with those in
+    /// `set`. Any flag can be changed so, also one that says what a VMA *is*:
+    /// [`VmFlags::NOMERGE`], and whatever a layer above marks its VMAs by. Otherwise
+    /// as [`protect`](Self::protect).
+    pub fn change_flags(
+        &mut self,
+        range: AddrRange,
+        set: VmFlags,
+        clear: VmFlags,
+    ) -> Result<(), WriteError> {
+        self.step(|plan| plan.change_flags(range, set, clear))
     }
 
     /// Plans a border at `addr`: the VMA that covers it becomes two, which carry

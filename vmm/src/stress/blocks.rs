@@ -233,18 +233,15 @@ impl<'a> Blocks<'a> {
                 let mut section = mm.mmap_write_lock()?;
                 for (range, tag) in ranges {
                     let Some(on) = tag else { continue };
+                    let set = if *on { TAG } else { VmFlags::NONE };
                     let mut at = range.start();
-                    // Each VMA by itself: they may differ in their flags.
+                    // Each VMA by itself: there may be holes.
                     while let Some(vma) = section.find_vma(at) {
-                        let (there, flags) = (vma.range(), vma.flags());
+                        let there = vma.range();
                         if there.start() > range.last() {
                             break;
                         }
-                        let flags = match on {
-                            true => flags | TAG,
-                            false => flags.difference(TAG),
-                        };
-                        section.protect(there, flags)?;
+                        section.change_flags(there, set, TAG)?;
                         let Some(end) = there.end() else { break };
                         at = end;
                     }

@@ -294,14 +294,14 @@ impl Operator {
             true => there.first().is_none_or(|vma| !vma.flags.contains(TAG)),
             false => self.writer.random.bool(),
         };
-        let flags = match tagged {
-            true => world.flags() | TAG,
-            false => world.flags(),
+        let tag = match tagged {
+            true => TAG,
+            false => VmFlags::NONE,
         };
         self.writer
             .decide(op, [range.start(), range.last() << 1 | u64::from(tagged)]);
         // What has these flags already is left alone.
-        let differ = there.iter().filter(|vma| vma.flags != flags);
+        let differ = there.iter().filter(|vma| vma.flags.contains(TAG) != tagged);
         let inside = differ.map(|vma| {
             let start = vma.range.start().max(range.start());
             let last = vma.range.last().min(range.last());
@@ -313,7 +313,7 @@ impl Operator {
             ..Intent::default()
         };
         self.writer
-            .apply(op, intent, &|section| section.protect(range, flags))?;
+            .apply(op, intent, &|section| section.change_flags(range, tag, TAG))?;
         Ok(true)
     }
 

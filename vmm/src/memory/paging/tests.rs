@@ -58,7 +58,7 @@ fn tried(pager: Result<Arc<Pager>, PagingError>) -> Option<Arc<Pager>> {
     match pager {
         Ok(pager) => Some(pager),
         Err(error @ PagingError::NotAllowed { .. }) => {
-            eprintln!("not tried: {error}");
+            crate::memory::not_tried("GRACEFAULT_REQUIRE_UFFD", &error);
             None
         }
         Err(error) => panic!("{error}"),

@@ -175,7 +175,7 @@ fn memory_of_a_file_too_is_there_before_it_is_touched() {
         };
         let source = match RamSource::open(options, SIZES) {
             Err(error @ RamError::Paging(_)) => {
-                eprintln!("not tried: {error}");
+                crate::memory::not_tried("GRACEFAULT_REQUIRE_UFFD", &error);
                 continue;
             }
             other => other.unwrap(),
@@ -432,7 +432,7 @@ fn transparent_huge_pages_get_their_alignment() {
         ..Default::default()
     };
     if let Err(error) = room.check(&options, SIZES) {
-        eprintln!("not tried: {error}");
+        crate::memory::not_tried("GRACEFAULT_REQUIRE_THP", &error);
         return;
     }
     let source = RamSource::open(options, SIZES).unwrap();

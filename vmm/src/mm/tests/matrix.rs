@@ -176,9 +176,49 @@ fn blocks_keep_their_identity() {
     assert_eq!(now(&mm).len(), 3);
     // Without it they are merged, with each other and at once.
     let mut section = mm.mmap_write_lock().unwrap();
-    section.protect(pages(1, 3), RAM).unwrap();
+    let (set, clear) = (VmFlags::NONE, VmFlags::NOMERGE);
+    section.change_flags(pages(1, 3), set, clear).unwrap();
     assert_eq!(commit(&mm, section).len(), 3);
     assert_eq!(now(&mm)[0].0, pages(1, 3));
+}
+
+/// What a VMA is, rather than what may be done with it.
+#[test]
+fn other_access_keeps_the_other_flags() {
+    let mm = AddressSpace::new("kept", range(0, at(100)));
+    let kept = VmFlags::IO | VmFlags::NOMERGE | VmFlags::EMBEDDER;
+    mm.map(pages(1, 1), RAM | kept, at(1), Part(0)).unwrap();
+    mm.map(pages(2, 1), RAM, at(2), Part(0)).unwrap();
+    let flags = || mm.vmas(mm.range()).iter().map(|vma| vma.flags).collect();
+    let all: [(VmFlags, Vec<_>); 4] = [
+        (ROM, vec![ROM | kept, ROM]),
+        // Nor does it set any of them.
+        (
+            VmFlags::EXEC | kept,
+            vec![VmFlags::EXEC | kept, VmFlags::EXEC],
+        ),
+        (VmFlags::NONE, vec![kept, VmFlags::NONE]),
+        (RAM, vec![RAM | kept, RAM]),
+    ];
+    for (access, expected) in all {
+        let mut section = mm.mmap_write_lock().unwrap();
+        section.protect(pages(1, 2), access).unwrap();
+        assert_eq!(commit(&mm, section).len(), 2);
+        let now: Vec<_> = flags();
+        assert_eq!(now, expected);
+    }
+    let mut section = mm.mmap_write_lock().unwrap();
+    section
+        .protect(pages(1, 2), RAM | VmFlags::EMBEDDER)
+        .unwrap();
+    assert!(commit(&mm, section).is_empty(), "nothing is asked for");
+    let mut section = mm.mmap_write_lock().unwrap();
+    let (set, clear) = (VmFlags::IO, VmFlags::IO | VmFlags::EMBEDDER);
+    section.change_flags(pages(1, 2), set, clear).unwrap();
+    section.lock().unwrap().publish();
+    let now: Vec<_> = flags();
+    let io = VmFlags::IO;
+    assert_eq!(now, [RAM | io | VmFlags::NOMERGE, RAM | io]);
 }
 
 #[test]
