@@ -11,6 +11,8 @@ mod causes;
 mod operations;
 #[path = "faults/paging.rs"]
 mod paging;
+#[path = "faults/put_back.rs"]
+mod put_back;
 #[path = "faults/scene.rs"]
 mod scene;
 
@@ -31,6 +33,7 @@ fn main() {
     let mut trials: Vec<Trial> = vec![kvm_test("faults_of_each_step", of_each_step)];
     trials.extend(causes::trials());
     trials.extend(paging::trials());
+    trials.extend(put_back::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

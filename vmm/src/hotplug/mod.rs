@@ -13,6 +13,7 @@ mod churn;
 mod claim;
 mod error;
 mod plug;
+mod put_back;
 mod region;
 mod report;
 mod resize;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gracefault_guest::abi;
@@ -9,7 +10,7 @@ use gracefault_guest::abi;
 use super::HotplugError;
 use super::claim::Taken;
 use crate::devices::HotplugController;
-use crate::kvm::{BlockSlot, Vm};
+use crate::kvm::{LazyMemSlot, Vm};
 use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
 use crate::mm::AddrRange;
 
@@ -26,8 +27,11 @@ pub enum BlockKind {
 /// A plugged block.
 #[derive(Debug)]
 pub(super) struct Plugged {
-    pub(super) slot: BlockSlot,
+    /// In since the plug, or to go in when it is first missed.
+    pub(super) slot: Arc<LazyMemSlot>,
     pub(super) kind: BlockKind,
+    /// The number of the plug.
+    pub(super) plug: u64,
 }
 
 /// A block's state between absent (no entry) and plugged.
@@ -37,9 +41,12 @@ pub(super) enum State {
     Arriving,
     Plugged(Plugged),
     /// Some thread is unplugging it, or may.
-    Leaving(BlockKind),
+    Leaving {
+        kind: BlockKind,
+        plug: u64,
+    },
     /// Not plugged, but KVM has not let go of its slot.
-    Stuck(BlockSlot),
+    Stuck(Arc<LazyMemSlot>),
 }
 
 /// A range of guest-physical addresses, cut into blocks that are plugged and
@@ -60,6 +67,8 @@ pub struct HotplugRegion {
     /// Held for a look-up or a change only: never across a lookup in the map, a
     /// write section or an ioctl.
     states: Mutex<BTreeMap<u32, State>>,
+    /// Plugs so far.
+    pub(super) plugs: AtomicU64,
 }
 
 impl HotplugRegion {
@@ -110,6 +119,7 @@ impl HotplugRegion {
             lazy: false,
             dirty_log: false,
             states,
+            plugs: AtomicU64::new(0),
         }
     }
 
@@ -191,21 +201,33 @@ impl HotplugRegion {
             .iter()
             .filter_map(|(&block, state)| match state {
                 State::Plugged(plugged) => Some((block, plugged.kind)),
-                State::Leaving(kind) => Some((block, *kind)),
+                State::Leaving { kind, .. } => Some((block, *kind)),
                 State::Arriving | State::Stuck(_) => None,
             })
             .collect()
     }
 
-    /// The blocks that are plugged, and that nobody is at, with the number of the memslot
+    /// The blocks that are plugged, and that nobody unplugs, with the number of the memslot
     /// that each has in KVM; `None` for one that is not in (see [`lazy`](Self::lazy)).
     pub fn slots(&self) -> Vec<(u32, Option<u32>)> {
         let states = self.states();
         let plugged = states.iter().filter_map(|(&block, state)| match state {
-            State::Plugged(plugged) => Some((block, plugged.slot.id())),
+            State::Plugged(Plugged { slot, .. }) => {
+                Some((block, slot.is_in().then_some(slot.id())))
+            }
             _ => None,
         });
         plugged.collect()
+    }
+
+    /// The number of the plug that a block came by, if it is plugged: it tells the block
+    /// from one that came before it, or comes after. One that is being unplugged is
+    /// plugged until it is gone.
+    pub fn plug_of(&self, block: u32) -> Option<u64> {
+        match self.states().get(&block)? {
+            State::Plugged(Plugged { plug, .. }) | State::Leaving { plug, .. } => Some(*plug),
+            State::Arriving | State::Stuck(_) => None,
+        }
     }
 
     /// Has each thread that waits in [`unplug`](Self::unplug) for the guest look whether it
@@ -251,7 +273,7 @@ impl HotplugRegion {
     }
 
     pub(super) fn states(&self) -> MutexGuard<'_, BTreeMap<u32, State>> {
-        // Each critical section is one call on the map.
+        // Nothing that runs under the lock leaves half of something.
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -20,7 +20,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::{AccessError, Backing, GuestSpace, Mapping};
-use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, WaitOptions, WriteError};
+use crate::mm::{
+    AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaInfo, WaitOptions, WriteError,
+};
 
 /// A memslot that is put in when it is first missed.
 pub trait LazySlot: Send + Sync {
@@ -57,16 +59,16 @@ pub struct Populated {
     pub slots: usize,
 }
 
-/// Marks the VMAs of lazy RAM, so that a bare walk finds them.
-const LAZY: VmFlags = VmFlags::EMBEDDER;
-
 impl GuestSpace {
+    /// Marks the VMAs of lazy RAM, so that it shows in a bare walk.
+    pub(crate) const LAZY: VmFlags = VmFlags::EMBEDDER;
+
     /// The flags of a VMA of lazy RAM.
     pub const LAZY_RAM: VmFlags = VmFlags::READ
         .union(VmFlags::WRITE)
         .union(VmFlags::EXEC)
         .union(VmFlags::NOMERGE)
-        .union(LAZY);
+        .union(Self::LAZY);
 
     /// Maps RAM whose slot is put in when it is first missed, in a write section of
     /// its own.
@@ -84,9 +86,10 @@ impl GuestSpace {
     }
 
     /// Puts in every slot of lazy RAM that is missing: for an exit that does not
-    /// say which one it missed. Blocks while a writer is changing such a VMA;
-    /// `kill` ends that wait with an error. Holds one VMA at a time, and none while
-    /// it waits.
+    /// say which one it missed. Blocks while a writer is changing such a VMA, or that of
+    /// another plugged block, whose slot it may have taken out and be about to put in
+    /// again; `kill` ends that wait with an error. Holds one VMA at a time, and none
+    /// while it waits.
     ///
     /// # Errors
     /// [`AccessError::Slot`] if KVM took one of them not, [`AccessError::Lookup`];
@@ -94,7 +97,10 @@ impl GuestSpace {
     pub fn put_in_missing(&self, kill: Option<&KillFlag>) -> Result<Populated, AccessError> {
         let mut populated = Populated::default();
         let all = self.mm.vmas(self.mm.range());
-        for info in all.iter().filter(|info| info.flags.contains(LAZY)) {
+        let is_block = |info: &&VmaInfo| {
+            info.flags.contains(VmFlags::NOMERGE) || info.flags.contains(Self::LAZY)
+        };
+        for info in all.iter().filter(is_block) {
             let addr = info.range.start();
             let options = WaitOptions {
                 kill,
