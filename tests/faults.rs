@@ -5,6 +5,8 @@
 //! A process of its own, one test at a time: what fails, fails in all of it.
 mod support;
 
+#[path = "faults/beside.rs"]
+mod beside;
 #[path = "faults/causes.rs"]
 mod causes;
 #[path = "faults/operations.rs"]
@@ -34,6 +36,7 @@ fn main() {
     trials.extend(causes::trials());
     trials.extend(paging::trials());
     trials.extend(put_back::trials());
+    trials.extend(beside::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -70,7 +70,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// A plugged block that this thread is at. Dropped, it is plugged as
+/// A plugged block that this thread is about to unplug. Dropped, it is plugged as
 /// before, unless it was said to be [gone](Self::gone).
 pub(super) struct Taken<'a> {
     region: &'a HotplugRegion,
@@ -82,16 +82,21 @@ pub(super) struct Taken<'a> {
 }
 
 impl<'a> Taken<'a> {
+    /// Waits while another thread looks at the block.
     pub(super) fn new(region: &'a HotplugRegion, block: u32) -> Result<Self, HotplugError> {
         region.check(block)?;
-        let mut states = region.states();
+        let mut states = region.states_for(block);
         let not_plugged = || HotplugError::NotPlugged { block };
         let state = states.get_mut(&block).ok_or_else(not_plugged)?;
         let State::Plugged(Plugged { kind, plug, .. }) = *state else {
             // Some other thread is at it, or KVM keeps its slot.
             return Err(not_plugged());
         };
-        let leaving = State::Leaving { kind, plug };
+        let leaving = State::Leaving {
+            kind,
+            plug,
+            is_withdrawn: false,
+        };
         match std::mem::replace(state, leaving) {
             State::Plugged(plugged) => Ok(Self {
                 region,
@@ -132,7 +137,18 @@ impl Drop for Taken<'_> {
             return;
         };
         let (kind, plug) = (self.kind, self.plug);
-        let plugged = Plugged { slot, kind, plug };
+        if let Some(State::Leaving {
+            is_withdrawn: true, ..
+        }) = states.get(&block)
+        {
+            self.region.let_keep(block, kind);
+        }
+        let plugged = Plugged {
+            slot,
+            kind,
+            plug,
+            is_looked_at: false,
+        };
         states.insert(block, State::Plugged(plugged));
     }
 }

@@ -12,6 +12,7 @@
 mod churn;
 mod claim;
 mod error;
+mod look;
 mod plug;
 mod put_back;
 mod region;

@@ -34,7 +34,12 @@ impl HotplugRegion {
             // Offered before it can be found and unplugged: the other order
             // would ask the guest back for what it was never offered.
             self.controller.offer(block, kind == BlockKind::Volatile);
-            let plugged = Plugged { slot, kind, plug };
+            let plugged = Plugged {
+                slot,
+                kind,
+                plug,
+                is_looked_at: false,
+            };
             self.states().insert(block, State::Plugged(plugged));
         }
         drop(claim);

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use gracefault_guest::abi;
 
 use super::HotplugError;
-use super::claim::Taken;
+use super::look::Look;
 use crate::devices::HotplugController;
 use crate::kvm::{LazyMemSlot, Vm};
 use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
@@ -32,6 +32,8 @@ pub(super) struct Plugged {
     pub(super) kind: BlockKind,
     /// The number of the plug.
     pub(super) plug: u64,
+    /// Some thread is looking at it: who wants to take it waits.
+    pub(super) is_looked_at: bool,
 }
 
 /// A block's state between absent (no entry) and plugged.
@@ -44,6 +46,8 @@ pub(super) enum State {
     Leaving {
         kind: BlockKind,
         plug: u64,
+        /// Should it stay, the guest is told that it may keep it.
+        is_withdrawn: bool,
     },
     /// Not plugged, but KVM has not let go of its slot.
     Stuck(Arc<LazyMemSlot>),
@@ -65,8 +69,10 @@ pub struct HotplugRegion {
     /// Whether it is tracked which pages of a block are written.
     pub(super) dirty_log: bool,
     /// Held for a look-up or a change only: never across a lookup in the map, a
-    /// write section or an ioctl.
+    /// write section or an ioctl. The controller's own lock is taken under it.
     states: Mutex<BTreeMap<u32, State>>,
+    /// Notified when a block is no longer looked at.
+    pub(super) looked: Condvar,
     /// Plugs so far.
     pub(super) plugs: AtomicU64,
 }
@@ -119,6 +125,7 @@ impl HotplugRegion {
             lazy: false,
             dirty_log: false,
             states,
+            looked: Condvar::new(),
             plugs: AtomicU64::new(0),
         }
     }
@@ -156,14 +163,14 @@ impl HotplugRegion {
 
     /// The pages of a block that guest or VMM have written since the last call, or since
     /// the plug: bit `n % 64` of word `n / 64` is page `n`. Of a region
-    /// [with a dirty log](Self::with_dirty_log). While this is at it, no other thread
-    /// can unplug the block ([`HotplugError::NotPlugged`]).
+    /// [with a dirty log](Self::with_dirty_log). While this is at it, a thread that wants
+    /// to unplug the block waits, or to look at it, too.
     ///
     /// # Errors
     /// [`HotplugError::NoSuchBlock`], [`HotplugError::NotPlugged`], and
     /// [`HotplugError::Slot`] where KVM does not log.
     pub fn take_dirty_pages(&self, block: u32) -> Result<Vec<u64>, HotplugError> {
-        Ok(Taken::new(self, block)?.slot().take_dirty_pages()?)
+        Ok(Look::at(self, block)?.slot().take_dirty_pages()?)
     }
 
     /// Adds the pages of a block that the guest has written to the bitmap of its memory,
@@ -174,7 +181,7 @@ impl HotplugRegion {
     /// # Errors
     /// As [`take_dirty_pages`](Self::take_dirty_pages).
     pub fn merge_dirty_pages(&self, block: u32) -> Result<(), HotplugError> {
-        Ok(Taken::new(self, block)?.slot().merge_dirty_pages()?)
+        Ok(Look::at(self, block)?.slot().merge_dirty_pages()?)
     }
 
     /// How many blocks there are.
@@ -270,6 +277,16 @@ impl HotplugRegion {
         let states = self.states();
         let is_free = |block: &u32| matches!(states.get(block), None | Some(State::Stuck(_)));
         (0..self.blocks).filter(is_free).collect()
+    }
+
+    /// The states, when nobody looks at this block any more.
+    pub(super) fn states_for(&self, block: u32) -> MutexGuard<'_, BTreeMap<u32, State>> {
+        let is_looked_at = |states: &mut BTreeMap<u32, State>| match states.get(&block) {
+            Some(State::Plugged(plugged)) => plugged.is_looked_at,
+            _ => false,
+        };
+        let rested = self.looked.wait_while(self.states(), is_looked_at);
+        rested.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn states(&self) -> MutexGuard<'_, BTreeMap<u32, State>> {

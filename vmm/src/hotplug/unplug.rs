@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::claim::Taken;
+use super::region::State;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
 use crate::memory::{Backing, LazyRam, Mapping};
 use crate::mm::{DrainReport, Published};
@@ -78,7 +79,8 @@ impl HotplugRegion {
     /// with `drain_deadline` it fails when they are not gone by then. Then blocks while
     /// KVM takes the memslot out, which waits for every vCPU that sleeps for a page of
     /// an image: with `drain_deadline` it fails if such a page does not come by then,
-    /// but one that is first touched while KVM is at it is waited for. On
+    /// but one that is first touched while KVM is at it is waited for. Before all that, blocks for as long as KVM
+    /// takes to tell [another thread](Self::take_dirty_pages) which pages are dirty. On
     /// an error the block is plugged as before. A guest that was asked is told to keep
     /// it: it is offered the block anew as soon as it has given it back.
     pub fn unplug(
@@ -168,26 +170,30 @@ impl HotplugRegion {
 
     fn withdraw_all(&self, asked: &[(u32, BlockKind)]) {
         for (block, kind) in asked {
-            let volatile = *kind == BlockKind::Volatile;
-            self.controller.withdraw(*block, volatile);
+            self.let_keep(*block, *kind);
         }
     }
 
-    /// Asks the guest for a block, if it is plugged and nobody is at it.
+    /// Tells the guest that it may keep what it was asked for.
+    pub(super) fn let_keep(&self, block: u32, kind: BlockKind) {
+        let volatile = kind == BlockKind::Volatile;
+        self.controller.withdraw(block, volatile);
+    }
+
+    /// Asks the guest for a block, if it is plugged and nobody unplugs it.
     pub(super) fn ask_back(&self, block: u32) {
-        if let Ok(taken) = Taken::new(self, block) {
+        if let Some(State::Plugged(_)) = self.states().get(&block) {
             self.controller.ask_back(block);
-            drop(taken);
         }
     }
 
-    /// Lets the guest keep a block that it was asked for, if that is still plugged
-    /// and nobody is at it.
+    /// Lets the guest keep a block that it was asked for, if that is still plugged; if
+    /// somebody unplugs it, should that fail.
     pub(super) fn withdraw(&self, block: u32) {
-        if let Ok(taken) = Taken::new(self, block) {
-            let volatile = taken.kind() == BlockKind::Volatile;
-            self.controller.withdraw(block, volatile);
-            drop(taken);
+        match self.states().get_mut(&block) {
+            Some(State::Plugged(plugged)) => self.let_keep(block, plugged.kind),
+            Some(State::Leaving { is_withdrawn, .. }) => *is_withdrawn = true,
+            _ => {}
         }
     }
 

@@ -1,0 +1,186 @@
+//! What others do beside an unplug.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gracefault::devices::BlockPhase;
+use gracefault::hotplug::{
+    BlockKind, Churn, ChurnReport, Consent, HotplugError, HotplugRegion, ResizeOptions, Resizer,
+};
+use gracefault::memory::Device;
+use gracefault::memory::faults::{Fault, Step, Watch};
+use gracefault_guest::abi::{HOTPLUG_GPA, event, hotplug as regs};
+use libtest_mimic::Trial;
+
+use crate::support::blocks::{Blocks, eventually};
+use crate::support::{Outcome, kvm_test};
+
+const BLOCK: u64 = 2 << 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        kvm_test("beside_an_unplug_a_withdrawal", withdrawal),
+        kvm_test("beside_an_unplug_a_look", look),
+        kvm_test("beside_an_unplug_a_churn", churn),
+    ]
+}
+
+/// A resize asks the guest for a block and is superseded, while another thread unplugs
+/// the block unasked, which then fails: the guest gets the block again that it gives back.
+fn withdrawal() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 2)?;
+    let (region, guest) = (&blocks.region, &blocks.controller);
+    let tell = |register, word: u64| guest.write(register, &word.to_le_bytes());
+    // What the guest is told next; it has then done so.
+    let acknowledge = || {
+        let mut word = [0; 8];
+        guest.read(regs::EVENT, &mut word).expect("a register");
+        let word = u64::from_le_bytes(word);
+        if word != 0 {
+            tell(regs::ACK, word).expect("a register");
+        }
+        (word >> 32) as u32
+    };
+    tell(regs::JOIN, 1)?;
+    region.plug_all(&[0, 1], BlockKind::Cooperative)?;
+    assert_eq!([acknowledge(), acknowledge()], [event::OFFERED; 2]);
+    let resizer = Resizer::new(region.clone())?;
+    let options = ResizeOptions {
+        patience: Duration::from_secs(60),
+        ..ResizeOptions::default()
+    };
+    resizer.request(0, options)?;
+    // It begins with the last one.
+    let is_at_it = || region.slots().iter().all(|(block, _)| *block != 1);
+    eventually(|| is_at_it() && guest.phase(0) == BlockPhase::AskedBack);
+    let watch = Watch::begin(&[Fault::once(Step::RemoveSlot, 0)]);
+    let guard = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| -> Outcome {
+        let (held, is_held) = std::sync::mpsc::channel();
+        let reader = scope.spawn({
+            let let_go = guard.clone();
+            let space = &blocks.space;
+            let gpa = region.block_range(0).start();
+            move || {
+                let vma = space.mm().lock_vma_under_rcu_wait(gpa);
+                let vma = vma.expect("no section").expect("plugged");
+                held.send(()).expect("it is waited for");
+                while !let_go.load(SeqCst) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                drop(vma);
+            }
+        });
+        is_held.recv()?;
+        let unplug = scope.spawn(|| region.unplug(0, Consent::Surprise, None));
+        let is_taken = || region.slots().is_empty();
+        eventually(is_taken);
+        let result = (|| -> Outcome {
+            assert!(is_taken(), "{:?}", region.slots());
+            let both = resizer.request(2 * BLOCK, options)?;
+            both.wait(Instant::now() + Duration::from_secs(60))?;
+            Ok(())
+        })();
+        guard.store(true, SeqCst);
+        reader.join().expect("no panic");
+        let failed = unplug.join().expect("no panic");
+        assert!(matches!(failed, Err(HotplugError::Slot(_))), "{failed:?}");
+        result
+    })?;
+    assert_eq!(watch.failed(Step::RemoveSlot), 1);
+    drop(watch);
+    for block in [1, 0] {
+        assert_eq!(guest.phase(block), BlockPhase::AskedBack);
+        assert_eq!(acknowledge(), event::ASKED_BACK);
+    }
+    for block in [1, 0] {
+        assert_eq!(guest.phase(block), BlockPhase::Offered, "block {block}");
+    }
+    assert_eq!(region.plugged().len(), 2);
+    Ok(())
+}
+
+/// Two threads look at a block all the time: who unplugs it is not told that it is not
+/// there, and is the only one to have its memory.
+fn look() -> Outcome {
+    for lazy in [false, true] {
+        let blocks = Blocks::with(BLOCK, 1, |region| region.lazy(lazy).with_dirty_log(true))?;
+        let region = &blocks.region;
+        let (over, seen) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| -> Outcome {
+            let looks = || {
+                while !over.load(SeqCst) {
+                    match region.take_dirty_pages(0) {
+                        Ok(_) => drop(seen.fetch_add(1, SeqCst)),
+                        Err(HotplugError::NotPlugged { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            };
+            let lookers = [scope.spawn(looks), scope.spawn(looks)];
+            let cycles = || -> Outcome {
+                let mut done = 0;
+                while done < 500 || seen.load(SeqCst) < 500 {
+                    region.plug(0, BlockKind::Volatile)?;
+                    blocks.space.put_in_missing(None)?;
+                    let report = region.unplug(0, Consent::Surprise, None)?;
+                    assert!(report.unmap_error.is_none(), "{report:?}");
+                    done += 1;
+                }
+                Ok(())
+            };
+            let result = cycles();
+            over.store(true, SeqCst);
+            for looker in lookers {
+                looker.join().expect("no panic");
+            }
+            result
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs a churn until `beside` is done; it must have left nothing plugged but `kept`.
+fn churned(
+    region: &HotplugRegion,
+    kept: &[u32],
+    beside: impl FnOnce() -> Outcome + Send,
+) -> Outcome {
+    let stop = AtomicBool::new(false);
+    let mut report = ChurnReport::default();
+    thread::scope(|scope| -> Outcome {
+        let churn = scope.spawn(|| Churn::new(7).run(region, &stop, &|| false, &mut report));
+        let result = beside();
+        stop.store(true, SeqCst);
+        churn.join().expect("no panic")?;
+        result
+    })?;
+    let left: Vec<_> = region.plugged().iter().map(|(block, _)| *block).collect();
+    assert_eq!(left, kept, "forgotten by who has plugged it");
+    Ok(())
+}
+
+/// Another thread looks at the blocks of a churn, and tries to unplug them, which fails
+/// each time, since it holds something of the map.
+fn churn() -> Outcome {
+    let blocks = Blocks::with(BLOCK, 4, |region| region.with_dirty_log(true))?;
+    let region = &blocks.region;
+    churned(region, &[], || {
+        let held = blocks.space.mm().lock_vma_under_rcu_wait(HOTPLUG_GPA)?;
+        assert!(held.is_some());
+        let sections = || blocks.space.mm().stats().sections;
+        let enough = sections() + 2_000;
+        while sections() < enough {
+            for block in 0..4 {
+                match region.take_dirty_pages(block) {
+                    Ok(_) | Err(HotplugError::NotPlugged { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let unplug = region.unplug(block, Consent::Surprise, None);
+                unplug.expect_err("a guard is held");
+            }
+        }
+        Ok(())
+    })
+}
