@@ -1,4 +1,4 @@
-//! What others do beside an unplug.
+//! What others do beside an unplug, or a plug, that fails.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -23,6 +23,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("beside_an_unplug_a_withdrawal", withdrawal),
         kvm_test("beside_an_unplug_a_look", look),
         kvm_test("beside_an_unplug_a_churn", churn),
+        kvm_test("beside_a_slot_that_stays_a_churn", churn_and_stuck),
+        #[cfg(feature = "api")]
+        kvm_test("beside_a_slot_that_stays_the_api", api_and_stuck),
     ]
 }
 
@@ -183,4 +186,70 @@ fn churn() -> Outcome {
         }
         Ok(())
     })
+}
+
+/// Has KVM keep the slot of block 0, which is not plugged, and of no other, until it has
+/// been asked so often.
+fn stuck(region: &HotplugRegion, times: u64) -> Watch {
+    let stays = Fault {
+        times,
+        ..Fault::once(Step::RemoveSlot, 0)
+    };
+    let watch = Watch::begin(&[Fault::once(Step::AddSlot, 1), stays]);
+    let plug = region.plug_all(&[0, 1], BlockKind::Cooperative);
+    plug.expect_err("the second slot is refused");
+    assert_eq!(watch.failed(Step::RemoveSlot), 1);
+    watch
+}
+
+fn churn_and_stuck() -> Outcome {
+    const TIMES: u64 = 20;
+    let blocks = Blocks::new(BLOCK, 2)?;
+    let region = &blocks.region;
+    let watch = stuck(region, TIMES);
+    region.plug(1, BlockKind::Cooperative)?;
+    churned(region, &[1], || {
+        eventually(|| watch.failed(Step::RemoveSlot) == TIMES);
+        assert_eq!(watch.failed(Step::RemoveSlot), TIMES);
+        Ok(())
+    })
+}
+
+/// A plug that names no place goes elsewhere; one that does is told.
+#[cfg(feature = "api")]
+fn api_and_stuck() -> Outcome {
+    use gracefault::api::model::PlugRequest;
+    use gracefault::api::{Cancel, MachineVm, Vm as _};
+    use gracefault::machine::{Machine, MachineConfig, MemoryConfig};
+    let config = MachineConfig {
+        memory: MemoryConfig {
+            hotplug_size: 3 * BLOCK,
+            block: BLOCK,
+            ..MemoryConfig::default()
+        },
+        ..MachineConfig::default()
+    };
+    let machine = Machine::new(config, Box::new(std::io::sink()))?;
+    let handle = machine.handle()?;
+    let region = handle.hotplug().clone();
+    let _watch = stuck(&region, u64::MAX);
+    let vm = MachineVm::new(handle);
+    let plug = |start, blocks: u64| {
+        let request = PlugRequest {
+            start,
+            size: blocks * BLOCK,
+            id: None,
+        };
+        vm.plug(&request, &Cancel::default())
+    };
+    let first = region.block_range(0).start();
+    let text = |failure| format!("{failure:?}");
+    let report = plug(None, 2).map_err(text)?;
+    assert_eq!(report.range.start, first + BLOCK);
+    for start in [None, Some(first)] {
+        let failure = plug(start, 1).expect_err("its slot is not out");
+        assert_eq!(failure.status(), 409);
+        assert!(text(failure).contains("block 0"));
+    }
+    Ok(())
 }

@@ -115,8 +115,11 @@ impl Churn {
             }
             // Another choice next time.
             Err(HotplugError::Plugged { .. }) => {}
-            // The guest needs a moment.
-            Err(HotplugError::Resting { .. }) => std::thread::sleep(IDLE),
+            // The guest needs a moment; or KVM does, which may keep the last memslot of
+            // this block for good.
+            Err(HotplugError::Resting { .. } | HotplugError::Stuck { .. }) => {
+                std::thread::sleep(IDLE);
+            }
             Err(error) => return Err(error),
         }
         Ok(())

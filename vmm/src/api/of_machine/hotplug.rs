@@ -154,13 +154,23 @@ impl Hotplug {
             None => None,
         };
         let until = Instant::now() + REST;
+        // Blocks that KVM does not let be plugged, and what it says of the last.
+        let (mut stuck, mut why) = (Vec::new(), None);
         let (blocks, report) = loop {
             let blocks = match start {
                 Some(start) => self.region().blocks_in(*start, *size).map_err(failure)?,
-                None => self.room_for(count)?,
+                None => {
+                    let room = self.room_for(count, &stuck);
+                    room.map_err(|full| why.take().map_or(full, failure))?
+                }
             };
             match self.region().plug_all(&blocks, BlockKind::Cooperative) {
                 Ok(report) => break (blocks, report),
+                // There may be room elsewhere.
+                Err(error @ HotplugError::Stuck { block, .. }) if start.is_none() => {
+                    stuck.push(block);
+                    why = Some(error);
+                }
                 Err(error) => {
                     let passes = match error {
                         // The guest needs a moment.
@@ -205,9 +215,10 @@ impl Hotplug {
         })
     }
 
-    /// The lowest blocks in a row that are not plugged.
-    fn room_for(&self, count: usize) -> Result<Vec<u32>, Failure> {
-        let absent = self.region().absent();
+    /// The lowest blocks in a row that are not plugged, nor `stuck`.
+    fn room_for(&self, count: usize, stuck: &[u32]) -> Result<Vec<u32>, Failure> {
+        let mut absent = self.region().absent();
+        absent.retain(|block| !stuck.contains(block));
         let in_a_row = |blocks: &&[u32]| {
             let (first, last) = (blocks[0], blocks[blocks.len() - 1]);
             (last - first) as usize + 1 == blocks.len()
