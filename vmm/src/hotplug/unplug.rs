@@ -79,7 +79,8 @@ impl HotplugRegion {
     /// with `drain_deadline` it fails when they are not gone by then. Then blocks while
     /// KVM takes the memslot out, which waits for every vCPU that sleeps for a page of
     /// an image: with `drain_deadline` it fails if such a page does not come by then,
-    /// but one that is first touched while KVM is at it is waited for. Before all that, blocks for as long as KVM
+    /// but one that is first touched while KVM is at it is waited for, and so is one of
+    /// another image than this region's. Before all that, blocks for as long as KVM
     /// takes to tell [another thread](Self::take_dirty_pages) which pages are dirty. On
     /// an error the block is plugged as before. A guest that was asked is told to keep
     /// it: it is offered the block anew as soon as it has given it back.
