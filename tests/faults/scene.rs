@@ -153,7 +153,11 @@ impl<'a> Scene<'a> {
             _ => 0,
         };
         self.check(&what, &before, stuck, times(Step::UnmapMemory));
-        if end.is_err() && self.operation.is_whole {
+        if end.is_err()
+            && let Some(left) = self.operation.leaves.get(faults[0].after as usize)
+        {
+            assert_eq!(self.plugged(), *left, "{what}");
+        } else if end.is_err() {
             let now = Picture::of(&self.blocks);
             if times(Step::RemoveSlot) == 0 {
                 assert_eq!(now.vmas, before.vmas, "{what}");
