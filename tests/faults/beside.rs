@@ -4,10 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "api")]
+use gracefault::api::{
+    Cancel, MachineVm, Vm as _,
+    model::{PlugRequest, UnplugRequest},
+};
 use gracefault::devices::BlockPhase;
 use gracefault::hotplug::{
     BlockKind, Churn, ChurnReport, Consent, HotplugError, HotplugRegion, ResizeOptions, Resizer,
 };
+#[cfg(feature = "api")]
+use gracefault::machine::{Machine, MachineConfig, MemoryConfig};
 use gracefault::memory::Device;
 use gracefault::memory::faults::{Fault, Step, Watch};
 use gracefault_guest::abi::{HOTPLUG_GPA, event, hotplug as regs};
@@ -26,6 +33,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("beside_a_slot_that_stays_a_churn", churn_and_stuck),
         #[cfg(feature = "api")]
         kvm_test("beside_a_slot_that_stays_the_api", api_and_stuck),
+        #[cfg(feature = "api")]
+        kvm_test("beside_a_slot_that_stays_a_name", name_and_stuck),
     ]
 }
 
@@ -215,12 +224,9 @@ fn churn_and_stuck() -> Outcome {
     })
 }
 
-/// A plug that names no place goes elsewhere; one that does is told.
+/// A machine with room for three blocks.
 #[cfg(feature = "api")]
-fn api_and_stuck() -> Outcome {
-    use gracefault::api::model::PlugRequest;
-    use gracefault::api::{Cancel, MachineVm, Vm as _};
-    use gracefault::machine::{Machine, MachineConfig, MemoryConfig};
+fn machine() -> Result<Machine, Box<dyn std::error::Error>> {
     let config = MachineConfig {
         memory: MemoryConfig {
             hotplug_size: 3 * BLOCK,
@@ -229,7 +235,42 @@ fn api_and_stuck() -> Outcome {
         },
         ..MachineConfig::default()
     };
-    let machine = Machine::new(config, Box::new(std::io::sink()))?;
+    Ok(Machine::new(config, Box::new(std::io::sink()))?)
+}
+
+/// Blocks that were to be unplugged, and are put back, are called what they were.
+#[cfg(feature = "api")]
+fn name_and_stuck() -> Outcome {
+    let machine = machine()?;
+    let vm = MachineVm::new(machine.handle()?);
+    let plug = PlugRequest {
+        start: None,
+        size: 2 * BLOCK,
+        id: Some("x".into()),
+    };
+    let text = |failure| format!("{failure:?}");
+    vm.plug(&plug, &Cancel::default()).map_err(text)?;
+    let unplug = UnplugRequest {
+        id: plug.id,
+        forced: true,
+        ..UnplugRequest::default()
+    };
+    let watch = Watch::begin(&[Fault::once(Step::RemoveSlot, 1)]);
+    vm.unplug(&unplug, &Cancel::default())
+        .expect_err("KVM keeps the second slot");
+    assert_eq!(watch.failed(Step::RemoveSlot), 1);
+    drop(watch);
+    let report = vm.unplug(&unplug, &Cancel::default()).map_err(text)?;
+    assert_eq!(report.blocks, 2);
+    vm.unplug(&unplug, &Cancel::default())
+        .expect_err("nothing is called that any more");
+    Ok(())
+}
+
+/// A plug that names no place goes elsewhere; one that does is told.
+#[cfg(feature = "api")]
+fn api_and_stuck() -> Outcome {
+    let machine = machine()?;
     let handle = machine.handle()?;
     let region = handle.hotplug().clone();
     let _watch = stuck(&region, u64::MAX);
