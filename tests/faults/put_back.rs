@@ -2,7 +2,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
-use std::time::Duration;
 
 use gracefault::hotplug::{BlockKind, Consent, HotplugError};
 use gracefault::kvm::{End, VcpuThread};
@@ -10,7 +9,7 @@ use gracefault::memory::faults::{Fault, Step, Watch};
 use gracefault::memory::{Mapping, PAGE};
 use libtest_mimic::Trial;
 
-use crate::support::blocks::Blocks;
+use crate::support::blocks::{Blocks, eventually};
 use crate::support::space::{ByMap, DONE, met};
 use crate::support::{Outcome, guest, kvm_test, with_regs};
 
@@ -163,15 +162,26 @@ fn beside_sse() -> Outcome {
         if !blocks.vm.reports_emulation_failures() {
             return Ok(());
         }
-        let code = guest!("5: movq xmm0, [rbx]", "inc rcx", "jmp 5b");
+        let code = guest!(
+            "5: movq xmm0, [rbx]",
+            "inc rcx",
+            "mov [rsp - 8], rcx",
+            "jmp 5b"
+        );
         let gpa = blocks.region.block_range(0).start();
         let mut vcpu = blocks.machine.vcpu(0, code)?;
-        with_regs(&mut vcpu, |r| (r.rbx, r.rbp) = (gpa, DONE))?;
+        let mut stack = 0;
+        with_regs(&mut vcpu, |r| {
+            (r.rbx, r.rcx) = (gpa, 0);
+            stack = r.rsp;
+        })?;
         let vcpu = VcpuThread::spawn_with(vcpu, ByMap::new(&blocks.space))?;
+        let rounds = || blocks.machine.ram.read_u64(stack - 8);
         for _ in 0..200 {
-            rolled_back(&blocks, &[]);
             // It is a second failure of one instruction that ends a vCPU.
-            thread::sleep(Duration::from_millis(1));
+            let before = rounds();
+            eventually(|| rounds() > before + 1);
+            rolled_back(&blocks, &[]);
         }
         vcpu.request_stop();
         let ended = vcpu.join();
