@@ -5,6 +5,8 @@
 //! A process of its own, one test at a time: what fails, fails in all of it.
 mod support;
 
+#[path = "faults/beside.rs"]
+mod beside;
 #[path = "faults/causes.rs"]
 mod causes;
 #[path = "faults/file.rs"]
@@ -13,6 +15,8 @@ mod file;
 mod operations;
 #[path = "faults/paging.rs"]
 mod paging;
+#[path = "faults/put_back.rs"]
+mod put_back;
 #[path = "faults/scene.rs"]
 mod scene;
 
@@ -35,6 +39,8 @@ fn main() {
     trials.extend(causes::trials());
     trials.extend(file::trials());
     trials.extend(paging::trials());
+    trials.extend(put_back::trials());
+    trials.extend(beside::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -34,8 +34,9 @@ pub(crate) struct Operation {
     pub(crate) most: u64,
     /// Steps that are done because another failed.
     pub(crate) undoing: &'static [Step],
-    /// A failure leaves the map as it was; not only some of its blocks.
-    pub(crate) is_whole: bool,
+    /// What is plugged after a failure: by how often the step that failed had passed
+    /// before. Empty: what was, in any case.
+    pub(crate) leaves: &'static [&'static [u32]],
     /// It plugs; a slot that cannot be undone stays with its block.
     pub(crate) is_plug: bool,
     /// Where the blocks' memory comes from.
@@ -52,7 +53,7 @@ const USUAL: Operation = Operation {
     run: |_| Ok(End::Done),
     most: u64::MAX,
     undoing: &[],
-    is_whole: true,
+    leaves: &[],
     is_plug: false,
     ram: RamOptions::default,
     lazy: false,
@@ -165,7 +166,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         name: "resize to more",
         plugged: &[2],
         run: |scene| resize(scene, 3),
-        is_whole: false,
+        // A resize goes block by block, the lowest first, and what is done is done.
+        leaves: &[&[2], &[0, 2]],
         ..USUAL
     },
     Operation {
@@ -173,7 +175,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         plugged: &[0, 1, 2],
         run: |scene| resize(scene, 1),
         undoing: &[Step::DiscardMemory],
-        is_whole: false,
+        // The highest first.
+        leaves: &[&[0, 1, 2], &[0, 1]],
         ..USUAL
     },
     Operation {

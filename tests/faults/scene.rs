@@ -185,9 +185,21 @@ impl<'a> Scene<'a> {
             pages: times(Step::DiscardMemory),
         };
         self.check(&what, &before, lost);
-        if end.is_err() && self.operation.is_whole {
-            let now = Picture::of(&self.blocks);
-            assert_eq!(now.vmas, before.picture.vmas, "{what}");
+        if end.is_err()
+            && let Some(left) = self.operation.leaves.get(faults[0].after as usize)
+        {
+            assert_eq!(self.plugged(), *left, "{what}");
+        } else if end.is_err() {
+            let (now, before) = (Picture::of(&self.blocks), &before.picture);
+            if times(Step::RemoveSlot) == 0 {
+                assert_eq!(now.vmas, before.vmas, "{what}");
+            }
+            // Where a slot was out its block has a new VMA, in the same place.
+            let places = |picture: &Picture| -> Vec<_> {
+                let vmas = picture.vmas.0.iter();
+                vmas.map(|vma| (vma.range, vma.offset)).collect()
+            };
+            assert_eq!(places(&now), places(before), "{what}");
         }
 
         // What comes next works.

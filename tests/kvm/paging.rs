@@ -1,21 +1,29 @@
 //! RAM whose pages come from an image at first touch: unplugs, given up and carried
 //! out, while a vCPU and a thread of the VMM that holds the region are both asleep
 //! for a page of it.
-use std::sync::mpsc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gracefault::devices::DmaDevice;
 use gracefault::hotplug::{BlockKind, Consent, HotplugError};
 use gracefault::kvm::End;
+use gracefault::memory::Mapping;
 use gracefault::mm::WriteError;
+use gracefault_guest::abi;
 use libtest_mimic::{Completion, Trial};
 
 use crate::support::paging::{BLOCK, Late, PAGE, Rig, START, in_time, word};
+use crate::support::space::range;
 use crate::support::{guest, kvm_test_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         kvm_test_if("paging_unplug_that_is_given_up", || in_time(given_up)),
+        kvm_test_if("paging_drain_that_times_out_with_both_asleep", || {
+            in_time(both_asleep)
+        }),
         kvm_test_if("paging_unplug_that_waits_for_pages", || in_time(waits)),
         kvm_test_if("paging_deadline_beside_a_vcpu_that_waits", || {
             in_time(deadline)
@@ -85,6 +93,127 @@ fn given_up() -> Result<Completion, String> {
     assert!(report.unmap_error.is_none(), "{report:?}");
     assert_eq!(rig.read(0), u64::MAX);
     Ok(Completion::Completed)
+}
+
+/// Where the DMA device is, a descriptor for it and the target of its copy, and what the
+/// guest waits for.
+const DMA: u64 = abi::DMA_GPA;
+const DESCRIPTOR: u64 = 1 << 28;
+const TARGET: u64 = DESCRIPTOR + 0x800;
+const GO: u64 = 0x3f_f000;
+
+/// A vCPU sleeps for one page, and a device's thread for another, under the locks of the
+/// device and of the block, when an unplug begins. The vCPU's comes, so that the drain
+/// begins; then it sleeps for the next. The drain is given up with both asleep, the
+/// section rolled back, and all that comes later is the image's.
+fn both_asleep() -> Result<Completion, String> {
+    for seconds in [1, 4, 16] {
+        if let Some(completion) = try_both_asleep(Duration::from_secs(seconds))? {
+            return Ok(completion);
+        }
+    }
+    Err("its deadline is too soon each time".into())
+}
+
+/// `None`: the deadline passed before both were asleep.
+fn try_both_asleep(patience: Duration) -> Result<Option<Completion>, String> {
+    let image = Late::new(false, Duration::ZERO, u64::MAX);
+    let rig = match Rig::new(image.clone()) {
+        Ok(rig) => rig,
+        Err(left_out) => return left_out.map(Some),
+    };
+    let device = DmaDevice::new(Arc::downgrade(&rig.space), Arc::default());
+    let device = Arc::new(device);
+    rig.space.map_device(range(DMA, PAGE), device).unwrap();
+    let ram = Arc::new(Mapping::anonymous(PAGE).unwrap());
+    rig.space
+        .map_ram(range(DESCRIPTOR, PAGE), ram.clone())
+        .unwrap();
+    for (i, word) in [START + 0x5010, TARGET, 8, 0].into_iter().enumerate() {
+        ram.write(8 * i as u64, &u64::to_le_bytes(word)).unwrap();
+    }
+    let code = guest!(
+        "mov rax, [rsi + 0x3008]",
+        "mov [rdi], rax",
+        "mov ecx, 0x3ff000",
+        "6: pause",
+        "cmp qword ptr [rcx], 0",
+        "je 6b",
+        "mov rax, [rsi + 0x4008]",
+        "mov [rdi], rax",
+        "xor eax, eax",
+        "5: add rax, [rsi]",
+        "add rsi, 0x1000",
+        "cmp rsi, rdx",
+        "jne 5b",
+        "mov [rdi], rax",
+    );
+    let (told, tells) = mpsc::channel();
+    let mut is_late = false;
+    thread::scope(|scope| {
+        let copy = || {
+            rig.space
+                .write(DMA + abi::dma::START, &DESCRIPTOR.to_le_bytes(), None)
+        };
+        let device = thread::Builder::new().name("device".into());
+        let device = device.spawn_scoped(scope, copy).unwrap();
+        image.wait_begun(1);
+        let vcpu = rig.start(code, told, |value| {
+            value != word(0x3008) && value != word(0x4008)
+        });
+        image.wait_begun(2);
+        let deadline = Some(Instant::now() + patience);
+        let region = &rig.region;
+        let unplug = scope.spawn(move || region.unplug(0, Consent::Surprise, deadline));
+        // It waits for the vCPU's page, before it locks anything.
+        wait(|| rig.region.slots().is_empty());
+        image.open_page(0x3000);
+        assert_eq!(tells.recv().unwrap(), word(0x3008));
+        // Then for the device.
+        let is_locked = || rig.space.mm().lock_vma_under_rcu(START).is_none();
+        wait(|| is_locked() || unplug.is_finished());
+        rig.machine.ram.write(GO, &1_u64.to_le_bytes());
+        wait(|| image.begun() == 3 || unplug.is_finished());
+        is_late = unplug.is_finished();
+        let error = unplug.join().unwrap().expect_err("the device stays");
+        if !is_late {
+            let HotplugError::Map(WriteError::TimedOut { report }) = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(report.holders[0].thread, "device");
+            assert!(!device.is_finished());
+            assert_eq!(image.begun(), 3);
+            assert!(tells.try_recv().is_err());
+            assert_eq!(rig.region.plugged(), [(0, BlockKind::Cooperative)]);
+        }
+        image.open();
+        device.join().unwrap().unwrap();
+        assert_eq!(tells.recv().unwrap(), word(0x4008));
+        let sum = (0..BLOCK / PAGE).map(|page| word(page * PAGE)).sum::<u64>();
+        assert_eq!(tells.recv().unwrap(), sum, "the guest saw every page");
+        assert!(matches!(vcpu.join().end, End::Handler(())));
+    });
+    let copied = |offset| {
+        let mut bytes = [0; 8];
+        ram.read(offset, &mut bytes).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    assert_eq!(copied(TARGET - DESCRIPTOR), word(0x5010));
+    assert_eq!(copied(abi::dma::STATUS), abi::dma::COMPLETE);
+    assert_eq!(rig.missed.load(SeqCst), 0, "its slot has never been out");
+    for offset in (0..BLOCK).step_by(8) {
+        assert_eq!(rig.read(offset), word(offset));
+    }
+    let report = rig.region.unplug(0, Consent::Surprise, None).unwrap();
+    assert!(report.unmap_error.is_none(), "{report:?}");
+    assert_eq!(rig.read(0), u64::MAX);
+    Ok((!is_late).then_some(Completion::Completed))
+}
+
+fn wait(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Each page takes a second. The unplug waits for the reader's, KVM for the

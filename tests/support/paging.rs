@@ -44,8 +44,8 @@ pub(crate) const START: u64 = 4 << 30;
 
 /// An image each of whose words is its own offset and a bit. Its pages come late.
 pub(crate) struct Late {
-    /// Whether pages come at all yet.
-    open: Mutex<bool>,
+    /// Which pages come yet.
+    open: Mutex<Open>,
     opened: Condvar,
     delay: Duration,
     /// How many reads are delayed.
@@ -56,6 +56,13 @@ pub(crate) struct Late {
     end: u64,
 }
 
+#[derive(Default)]
+struct Open {
+    all: bool,
+    /// Offsets.
+    pages: Vec<u64>,
+}
+
 pub(crate) fn word(offset: u64) -> u64 {
     offset << 8 | 1
 }
@@ -63,7 +70,10 @@ pub(crate) fn word(offset: u64) -> u64 {
 impl Late {
     pub(crate) fn new(open: bool, delay: Duration, end: u64) -> Arc<Self> {
         Arc::new(Self {
-            open: Mutex::new(open),
+            open: Mutex::new(Open {
+                all: open,
+                pages: Vec::new(),
+            }),
             opened: Condvar::new(),
             delay,
             delayed: u64::MAX,
@@ -80,7 +90,13 @@ impl Late {
     }
 
     pub(crate) fn open(&self) {
-        *self.open.lock().unwrap() = true;
+        self.open.lock().unwrap().all = true;
+        self.opened.notify_all();
+    }
+
+    /// One page comes from now on.
+    pub(crate) fn open_page(&self, offset: u64) {
+        self.open.lock().unwrap().pages.push(offset);
         self.opened.notify_all();
     }
 
@@ -101,7 +117,8 @@ impl PageSource for Late {
     fn read_page(&self, offset: u64, page: &mut [u8; PAGE as usize]) -> io::Result<()> {
         let before = self.begun.fetch_add(1, SeqCst);
         let open = self.open.lock().unwrap();
-        drop(self.opened.wait_while(open, |open| !*open).unwrap());
+        let is_shut = |open: &mut Open| !open.all && !open.pages.contains(&offset);
+        drop(self.opened.wait_while(open, is_shut).unwrap());
         if before < self.delayed {
             thread::sleep(self.delay);
         }
@@ -117,7 +134,7 @@ impl PageSource for Late {
 
 /// A machine with a region of two blocks, the first of them plugged.
 pub(crate) struct Rig {
-    machine: Machine,
+    pub(crate) machine: Machine,
     pub(crate) space: Arc<GuestSpace>,
     pub(crate) region: HotplugRegion,
     /// Reads by guests that found no memslot.

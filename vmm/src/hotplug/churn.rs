@@ -115,14 +115,18 @@ impl Churn {
             }
             // Another choice next time.
             Err(HotplugError::Plugged { .. }) => {}
-            // The guest needs a moment.
-            Err(HotplugError::Resting { .. }) => std::thread::sleep(IDLE),
+            // The guest needs a moment; or KVM does, which may keep the last memslot of
+            // this block for good.
+            Err(HotplugError::Resting { .. } | HotplugError::Stuck { .. }) => {
+                std::thread::sleep(IDLE);
+            }
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// Whether the block is out; it is not if the guest is to be left alone meanwhile.
+    /// Whether the block is out; it is not if the guest is to be left alone meanwhile, or
+    /// while somebody else is at the block.
     fn unplug_one(
         &self,
         region: &HotplugRegion,
@@ -145,8 +149,8 @@ impl Churn {
         };
         match region.unplug(block, consent, Some(now + CONSENT + DRAIN)) {
             Ok(unplug) => report.unplugged(&unplug, kind),
-            // Somebody else was faster.
-            Err(HotplugError::NotPlugged { .. }) => {}
+            // Somebody else was faster; or is not done, and may fail.
+            Err(HotplugError::NotPlugged { .. }) => return Ok(region.plug_of(block).is_none()),
             Err(HotplugError::NotReleased(_)) if guest_ended() => {
                 let unplug =
                     region.unplug(block, Consent::Surprise, Some(now + CONSENT + DRAIN))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion};
 use crate::devices::BlockPhase;
-use crate::kvm::{BlockSlot, LazyMemSlot};
+use crate::kvm::LazyMemSlot;
 
 /// Absent blocks that this thread is plugging. Dropped, those that are not plugged
 /// by then are absent again.
@@ -48,7 +48,9 @@ impl<'a> Claim<'a> {
                 }
             },
         };
-        if let Some(Err((slot, source))) = stuck.map(BlockSlot::remove) {
+        if let Some(slot) = stuck
+            && let Err(source) = slot.take_out()
+        {
             self.region.states().insert(block, State::Stuck(slot));
             return Err(HotplugError::Stuck { block, source });
         }
@@ -68,35 +70,40 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// A plugged block that this thread is at. Dropped, it is plugged as before,
-/// unless its slot was taken.
+/// A plugged block that this thread is about to unplug. Dropped, it is plugged as
+/// before, unless it was said to be [gone](Self::gone).
 pub(super) struct Taken<'a> {
     region: &'a HotplugRegion,
     block: u32,
     kind: BlockKind,
-    /// `None` once it is out.
-    slot: Option<BlockSlot>,
-    /// One that is out, and can go in again. It keeps its memory.
-    lazy: Option<Arc<LazyMemSlot>>,
+    plug: u64,
+    /// `None` once the block is gone.
+    slot: Option<Arc<LazyMemSlot>>,
 }
 
 impl<'a> Taken<'a> {
+    /// Waits while another thread looks at the block.
     pub(super) fn new(region: &'a HotplugRegion, block: u32) -> Result<Self, HotplugError> {
         region.check(block)?;
-        let mut states = region.states();
+        let mut states = region.states_for(block);
         let not_plugged = || HotplugError::NotPlugged { block };
         let state = states.get_mut(&block).ok_or_else(not_plugged)?;
-        let State::Plugged(Plugged { kind, .. }) = *state else {
+        let State::Plugged(Plugged { kind, plug, .. }) = *state else {
             // Some other thread is at it, or KVM keeps its slot.
             return Err(not_plugged());
         };
-        match std::mem::replace(state, State::Leaving(kind)) {
+        let leaving = State::Leaving {
+            kind,
+            plug,
+            is_withdrawn: false,
+        };
+        match std::mem::replace(state, leaving) {
             State::Plugged(plugged) => Ok(Self {
                 region,
                 block,
                 kind,
+                plug,
                 slot: Some(plugged.slot),
-                lazy: None,
             }),
             _ => unreachable!("looked at above, under the same lock"),
         }
@@ -111,56 +118,37 @@ impl<'a> Taken<'a> {
         self.kind
     }
 
-    /// Its slot, which is in.
-    pub(super) fn slot(&self) -> &BlockSlot {
-        self.slot.as_ref().expect("not taken out yet")
+    /// Its slot, whether that is in or not.
+    pub(super) fn slot(&self) -> &Arc<LazyMemSlot> {
+        self.slot.as_ref().expect("it is not gone yet")
     }
 
-    /// Takes its slot out of the guest, or leaves it in.
-    pub(super) fn remove_slot(&mut self) -> Result<(), HotplugError> {
-        let Some(slot) = self.slot.take() else {
-            return Ok(());
-        };
-        let lazy = match &slot {
-            BlockSlot::Lazy(slot) => Some(slot.clone()),
-            BlockSlot::Eager(_) => None,
-        };
-        match slot.remove() {
-            Ok(()) => self.lazy = lazy,
-            Err((slot, error)) => {
-                self.slot = Some(slot);
-                return Err(error.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// The slot that was taken out was not in all the time: goes in when it is missed.
-    /// Whether that was so.
-    pub(super) fn put_back_lazy(&mut self) -> bool {
-        let lazy = self.lazy.take();
-        let is_lazy = lazy.is_some();
-        self.slot = lazy.map(BlockSlot::Lazy).or(self.slot.take());
-        is_lazy
-    }
-
-    /// Another slot for the one that was taken out.
-    pub(super) fn put_back(&mut self, slot: BlockSlot) {
-        self.slot = Some(slot);
-    }
-
-    /// The slot is out for good.
-    pub(super) fn forget_slot(&mut self) {
-        self.lazy = None;
+    /// The slot is out for good, and the block with it.
+    pub(super) fn gone(&mut self) {
+        self.slot = None;
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let (mut states, kind) = (self.region.states(), self.kind);
-        match self.slot.take() {
-            Some(slot) => states.insert(self.block, State::Plugged(Plugged { slot, kind })),
-            None => states.remove(&self.block),
+        let (mut states, block) = (self.region.states(), self.block);
+        let Some(slot) = self.slot.take() else {
+            states.remove(&block);
+            return;
         };
+        let (kind, plug) = (self.kind, self.plug);
+        if let Some(State::Leaving {
+            is_withdrawn: true, ..
+        }) = states.get(&block)
+        {
+            self.region.let_keep(block, kind);
+        }
+        let plugged = Plugged {
+            slot,
+            kind,
+            plug,
+            is_looked_at: false,
+        };
+        states.insert(block, State::Plugged(plugged));
     }
 }

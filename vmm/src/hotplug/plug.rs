@@ -1,14 +1,18 @@
 //! Plugging blocks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::claim::Claim;
 use super::region::{Plugged, State};
 use super::{BlockKind, HotplugError, HotplugRegion, PlugReport};
-use crate::kvm::{BlockSlot, LazyMemSlot, SlotAccess, SlotError};
+use crate::kvm::{LazyMemSlot, SlotAccess, SlotError};
 use crate::memory::{Backend, Backing, GuestSpace, HostMemory, LazyRam, Mapping};
 use crate::mm::VmFlags;
+
+/// The slots of blocks.
+type Slots = Vec<(u32, Arc<LazyMemSlot>)>;
 
 impl HotplugRegion {
     /// Plugs a block of fresh, zeroed memory and offers it to the guest: memory,
@@ -24,12 +28,18 @@ impl HotplugRegion {
     pub fn plug_all(&self, blocks: &[u32], kind: BlockKind) -> Result<PlugReport, HotplugError> {
         let claim = Claim::of(self, blocks)?;
         let (slots, report) = self.bring_in(blocks, kind)?;
+        let plug = self.plugs.fetch_add(1, Ordering::Relaxed);
         for (block, slot) in slots {
             // Offered before it can be found and unplugged: the other order
             // would ask the guest back for what it was never offered.
             self.controller.offer(block, kind == BlockKind::Volatile);
-            self.states()
-                .insert(block, State::Plugged(Plugged { slot, kind }));
+            let plugged = Plugged {
+                slot,
+                kind,
+                plug,
+                is_looked_at: false,
+            };
+            self.states().insert(block, State::Plugged(plugged));
         }
         drop(claim);
         Ok(report)
@@ -39,7 +49,7 @@ impl HotplugRegion {
         &self,
         blocks: &[u32],
         kind: BlockKind,
-    ) -> Result<(Vec<(u32, BlockSlot)>, PlugReport), HotplugError> {
+    ) -> Result<(Slots, PlugReport), HotplugError> {
         let start = Instant::now();
         let memory = |&block| Ok((block, Arc::new(self.block_memory(block)?)));
         let memory: Vec<(u32, Arc<Mapping>)> = blocks
@@ -63,7 +73,7 @@ impl HotplugRegion {
             .collect::<Result<Vec<_>, HotplugError>>()?;
         let mut section = self.space.mm().mmap_write_lock()?;
         for block in &arriving {
-            let (flags, backing) = block.vma();
+            let (flags, backing) = block.vma(self.lazy);
             section.map(self.block_range(block.number), flags, 0, backing)?;
         }
         let drained = section.lock()?;
@@ -92,26 +102,21 @@ impl HotplugRegion {
         Ok((slots, report))
     }
 
-    /// A block with its memory, and its slot's number if it is lazy.
+    /// A block with its memory, and its slot's number.
     fn arriving(&self, number: u32, ram: Arc<Mapping>) -> Result<Arriving, HotplugError> {
         let gpa = self.block_range(number).start();
-        let lazy = match self.lazy {
-            true => {
-                if self.dirty_log && ram.guest_memfd().is_some() {
-                    // Now, and not when the guest first touches it.
-                    let len = self.block_size();
-                    return Err(SlotError::NoDirtyLog { gpa, len }.into());
-                }
-                let slot = self.vm.lazy_slot(gpa, ram.clone())?;
-                Some(Arc::new(slot.with_access(self.access())))
-            }
-            false => None,
-        };
-        Ok(Arriving { number, ram, lazy })
+        if self.lazy && self.dirty_log && ram.guest_memfd().is_some() {
+            // Now, and not when the guest first touches it.
+            let len = self.block_size();
+            return Err(SlotError::NoDirtyLog { gpa, len }.into());
+        }
+        let slot = self.vm.lazy_slot(gpa, ram.clone())?;
+        let slot = Arc::new(slot.with_access(self.access()));
+        Ok(Arriving { number, ram, slot })
     }
 
     /// What the guest may do with a block's slot.
-    pub(super) fn access(&self) -> SlotAccess {
+    fn access(&self) -> SlotAccess {
         match self.dirty_log {
             true => SlotAccess::Logged,
             false => SlotAccess::ReadWrite,
@@ -119,34 +124,26 @@ impl HotplugRegion {
     }
 
     /// A memslot for each block, or none at all. One that is lazy goes in later.
-    fn add_slots(
-        &self,
-        blocks: Vec<Arriving>,
-    ) -> Result<(Vec<(u32, BlockSlot)>, Duration), HotplugError> {
+    fn add_slots(&self, blocks: Vec<Arriving>) -> Result<(Slots, Duration), HotplugError> {
         let start = Instant::now();
         let mut slots = Vec::with_capacity(blocks.len());
-        for Arriving { number, ram, lazy } in blocks {
-            let gpa = self.block_range(number).start();
-            let slot = match lazy {
-                Some(slot) => Ok(BlockSlot::Lazy(slot)),
-                None => (self.vm.add_slot(gpa, ram, self.access())).map(BlockSlot::Eager),
-            };
-            match slot {
-                Ok(slot) => slots.push((number, slot)),
-                Err(error) => {
-                    self.remove_slots(slots);
-                    return Err(error.into());
-                }
+        for Arriving { number, slot, .. } in blocks {
+            if !self.lazy
+                && let Err(error) = slot.insert()
+            {
+                self.remove_slots(slots);
+                return Err(error.into());
             }
+            slots.push((number, slot));
         }
         Ok((slots, start.elapsed()))
     }
 
     /// Takes slots out again, the last one first. Those that KVM does not let go
     /// stay with their blocks, which cannot be plugged before they are out.
-    fn remove_slots(&self, slots: Vec<(u32, BlockSlot)>) {
+    fn remove_slots(&self, slots: Slots) {
         for (block, slot) in slots.into_iter().rev() {
-            if let Err((slot, error)) = slot.remove() {
+            if let Err(error) = slot.take_out() {
                 log::error!("undoing a plug of block {block}: {error}");
                 self.states().insert(block, State::Stuck(slot));
             }
@@ -168,23 +165,19 @@ impl HotplugRegion {
 struct Arriving {
     number: u32,
     ram: Arc<Mapping>,
-    lazy: Option<Arc<LazyMemSlot>>,
+    slot: Arc<LazyMemSlot>,
 }
 
 impl Arriving {
     /// What its VMA is to be.
-    fn vma(&self) -> (VmFlags, Backing) {
+    fn vma(&self, lazy: bool) -> (VmFlags, Backing) {
         let memory = self.ram.clone();
-        match &self.lazy {
-            Some(slot) => {
-                let slot = slot.clone();
-                let lazy = LazyRam { memory, slot };
-                (GuestSpace::LAZY_RAM, Backing::Lazy(lazy))
-            }
-            None => {
-                let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
-                (flags, Backing::Ram(memory))
-            }
+        if lazy {
+            let slot = self.slot.clone();
+            let lazy = LazyRam { memory, slot };
+            return (GuestSpace::LAZY_RAM, Backing::Lazy(lazy));
         }
+        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::EXEC | VmFlags::NOMERGE;
+        (flags, Backing::Ram(memory))
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use gracefault_guest::abi;
 
 use super::HotplugError;
-use super::claim::Taken;
+use super::look::Look;
 use crate::devices::HotplugController;
-use crate::kvm::{BlockSlot, Vm};
+use crate::kvm::{LazyMemSlot, Vm};
 use crate::memory::{GuestSpace, PAGE, RamSizes, RamSource};
 use crate::mm::AddrRange;
 
@@ -26,8 +27,13 @@ pub enum BlockKind {
 /// A plugged block.
 #[derive(Debug)]
 pub(super) struct Plugged {
-    pub(super) slot: BlockSlot,
+    /// In since the plug, or to go in when it is first missed.
+    pub(super) slot: Arc<LazyMemSlot>,
     pub(super) kind: BlockKind,
+    /// The number of the plug.
+    pub(super) plug: u64,
+    /// Some thread is looking at it: who wants to take it waits.
+    pub(super) is_looked_at: bool,
 }
 
 /// A block's state between absent (no entry) and plugged.
@@ -37,9 +43,14 @@ pub(super) enum State {
     Arriving,
     Plugged(Plugged),
     /// Some thread is unplugging it, or may.
-    Leaving(BlockKind),
+    Leaving {
+        kind: BlockKind,
+        plug: u64,
+        /// Should it stay, the guest is told that it may keep it.
+        is_withdrawn: bool,
+    },
     /// Not plugged, but KVM has not let go of its slot.
-    Stuck(BlockSlot),
+    Stuck(Arc<LazyMemSlot>),
 }
 
 /// A range of guest-physical addresses, cut into blocks that are plugged and
@@ -58,8 +69,12 @@ pub struct HotplugRegion {
     /// Whether it is tracked which pages of a block are written.
     pub(super) dirty_log: bool,
     /// Held for a look-up or a change only: never across a lookup in the map, a
-    /// write section or an ioctl.
+    /// write section or an ioctl. The controller's own lock is taken under it.
     states: Mutex<BTreeMap<u32, State>>,
+    /// Notified when a block is no longer looked at.
+    pub(super) looked: Condvar,
+    /// Plugs so far.
+    pub(super) plugs: AtomicU64,
 }
 
 impl HotplugRegion {
@@ -110,6 +125,8 @@ impl HotplugRegion {
             lazy: false,
             dirty_log: false,
             states,
+            looked: Condvar::new(),
+            plugs: AtomicU64::new(0),
         }
     }
 
@@ -146,14 +163,14 @@ impl HotplugRegion {
 
     /// The pages of a block that guest or VMM have written since the last call, or since
     /// the plug: bit `n % 64` of word `n / 64` is page `n`. Of a region
-    /// [with a dirty log](Self::with_dirty_log). While this is at it, no other thread
-    /// can unplug the block ([`HotplugError::NotPlugged`]).
+    /// [with a dirty log](Self::with_dirty_log). While this is at it, a thread that wants
+    /// to unplug the block waits, or to look at it, too.
     ///
     /// # Errors
     /// [`HotplugError::NoSuchBlock`], [`HotplugError::NotPlugged`], and
     /// [`HotplugError::Slot`] where KVM does not log.
     pub fn take_dirty_pages(&self, block: u32) -> Result<Vec<u64>, HotplugError> {
-        Ok(Taken::new(self, block)?.slot().take_dirty_pages()?)
+        Ok(Look::at(self, block)?.slot().take_dirty_pages()?)
     }
 
     /// Adds the pages of a block that the guest has written to the bitmap of its memory,
@@ -164,7 +181,7 @@ impl HotplugRegion {
     /// # Errors
     /// As [`take_dirty_pages`](Self::take_dirty_pages).
     pub fn merge_dirty_pages(&self, block: u32) -> Result<(), HotplugError> {
-        Ok(Taken::new(self, block)?.slot().merge_dirty_pages()?)
+        Ok(Look::at(self, block)?.slot().merge_dirty_pages()?)
     }
 
     /// How many blocks there are.
@@ -191,21 +208,33 @@ impl HotplugRegion {
             .iter()
             .filter_map(|(&block, state)| match state {
                 State::Plugged(plugged) => Some((block, plugged.kind)),
-                State::Leaving(kind) => Some((block, *kind)),
+                State::Leaving { kind, .. } => Some((block, *kind)),
                 State::Arriving | State::Stuck(_) => None,
             })
             .collect()
     }
 
-    /// The blocks that are plugged, and that nobody is at, with the number of the memslot
+    /// The blocks that are plugged, and that nobody unplugs, with the number of the memslot
     /// that each has in KVM; `None` for one that is not in (see [`lazy`](Self::lazy)).
     pub fn slots(&self) -> Vec<(u32, Option<u32>)> {
         let states = self.states();
         let plugged = states.iter().filter_map(|(&block, state)| match state {
-            State::Plugged(plugged) => Some((block, plugged.slot.id())),
+            State::Plugged(Plugged { slot, .. }) => {
+                Some((block, slot.is_in().then_some(slot.id())))
+            }
             _ => None,
         });
         plugged.collect()
+    }
+
+    /// The number of the plug that a block came by, if it is plugged: it tells the block
+    /// from one that came before it, or comes after. One that is being unplugged is
+    /// plugged until it is gone.
+    pub fn plug_of(&self, block: u32) -> Option<u64> {
+        match self.states().get(&block)? {
+            State::Plugged(Plugged { plug, .. }) | State::Leaving { plug, .. } => Some(*plug),
+            State::Arriving | State::Stuck(_) => None,
+        }
     }
 
     /// Has each thread that waits in [`unplug`](Self::unplug) for the guest look whether it
@@ -250,8 +279,18 @@ impl HotplugRegion {
         (0..self.blocks).filter(is_free).collect()
     }
 
+    /// The states, when nobody looks at this block any more.
+    pub(super) fn states_for(&self, block: u32) -> MutexGuard<'_, BTreeMap<u32, State>> {
+        let is_looked_at = |states: &mut BTreeMap<u32, State>| match states.get(&block) {
+            Some(State::Plugged(plugged)) => plugged.is_looked_at,
+            _ => false,
+        };
+        let rested = self.looked.wait_while(self.states(), is_looked_at);
+        rested.unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn states(&self) -> MutexGuard<'_, BTreeMap<u32, State>> {
-        // Each critical section is one call on the map.
+        // Nothing that runs under the lock leaves half of something.
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,16 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_memory::bitmap::Bitmap;
-
 use super::claim::Taken;
+use super::region::State;
 use super::{BlockKind, HotplugError, HotplugRegion, UnplugReport};
-use crate::kvm::{BlockSlot, SlotError};
-use crate::memory::{Backing, HostMemory, LazyRam, Mapping};
-use crate::mm::{DrainReport, Drained, Published};
-
-/// How often KVM is asked for a memslot that must be there again.
-const TRIES: u32 = 3;
+use crate::memory::{Backing, LazyRam, Mapping};
+use crate::mm::{DrainReport, Published};
 
 /// Whether the guest is asked before a block is taken out.
 #[derive(Clone, Copy)]
@@ -84,8 +79,11 @@ impl HotplugRegion {
     /// with `drain_deadline` it fails when they are not gone by then. Then blocks while
     /// KVM takes the memslot out, which waits for every vCPU that sleeps for a page of
     /// an image: with `drain_deadline` it fails if such a page does not come by then,
-    /// but one that is first touched while KVM is at it is waited for. On an error the block is plugged as before. A guest that was asked is told to keep it:
-    /// it is offered the block anew as soon as it has given it back.
+    /// but one that is first touched while KVM is at it is waited for, and so is one of
+    /// another image than this region's. Before all that, blocks for as long as KVM
+    /// takes to tell [another thread](Self::take_dirty_pages) which pages are dirty. On
+    /// an error the block is plugged as before. A guest that was asked is told to keep
+    /// it: it is offered the block anew as soon as it has given it back.
     pub fn unplug(
         &self,
         block: u32,
@@ -101,9 +99,9 @@ impl HotplugRegion {
     ///
     /// # Errors
     /// As there. Where KVM refuses to take a memslot out, those before it go in again
-    /// before anybody can look the blocks up. In a [dirty log](Self::with_dirty_log) all
-    /// pages of theirs have been written then; and should a guest meanwhile have used an
-    /// instruction on them that KVM cannot emulate, its vCPU has ended.
+    /// before anybody can look the blocks up, which are lazy RAM from then on: should
+    /// KVM refuse that, too, the slot goes in at the next access. In a
+    /// [dirty log](Self::with_dirty_log) all pages of theirs have been written then.
     pub fn unplug_all(
         &self,
         blocks: &[u32],
@@ -173,26 +171,30 @@ impl HotplugRegion {
 
     fn withdraw_all(&self, asked: &[(u32, BlockKind)]) {
         for (block, kind) in asked {
-            let volatile = *kind == BlockKind::Volatile;
-            self.controller.withdraw(*block, volatile);
+            self.let_keep(*block, *kind);
         }
     }
 
-    /// Asks the guest for a block, if it is plugged and nobody is at it.
+    /// Tells the guest that it may keep what it was asked for.
+    pub(super) fn let_keep(&self, block: u32, kind: BlockKind) {
+        let volatile = kind == BlockKind::Volatile;
+        self.controller.withdraw(block, volatile);
+    }
+
+    /// Asks the guest for a block, if it is plugged and nobody unplugs it.
     pub(super) fn ask_back(&self, block: u32) {
-        if let Ok(taken) = Taken::new(self, block) {
+        if let Some(State::Plugged(_)) = self.states().get(&block) {
             self.controller.ask_back(block);
-            drop(taken);
         }
     }
 
-    /// Lets the guest keep a block that it was asked for, if that is still plugged
-    /// and nobody is at it.
+    /// Lets the guest keep a block that it was asked for, if that is still plugged; if
+    /// somebody unplugs it, should that fail.
     pub(super) fn withdraw(&self, block: u32) {
-        if let Ok(taken) = Taken::new(self, block) {
-            let volatile = taken.kind() == BlockKind::Volatile;
-            self.controller.withdraw(block, volatile);
-            drop(taken);
+        match self.states().get_mut(&block) {
+            Some(State::Plugged(plugged)) => self.let_keep(block, plugged.kind),
+            Some(State::Leaving { is_withdrawn, .. }) => *is_withdrawn = true,
+            _ => {}
         }
     }
 
@@ -223,59 +225,20 @@ impl HotplugRegion {
         for vma in drained.removed() {
             self.wait_for_pages(first, vma.payload().memory(), deadline)?;
         }
-        for at in 0..taken.len() {
-            if let Err(error) = taken[at].remove_slot() {
-                self.put_back(&mut taken[..at], &drained);
-                return Err(error);
-            }
-        }
-        taken.iter_mut().for_each(Taken::forget_slot);
-        let kvm = kvm + before_kvm.elapsed();
-        Ok((drained.publish(), kvm))
-    }
-
-    /// Puts memslots in again that were just taken out. Their VMAs are write-locked, so
-    /// that who has missed a slot meanwhile looks its VMA up when it is there again.
-    fn put_back(&self, taken: &mut [Taken<'_>], drained: &Drained<'_, Backing>) {
-        for one in taken {
-            let range = self.block_range(one.block());
-            let mut removed = drained.removed();
-            let payload = removed.find(|vma| range.covers(vma.range()));
-            let payload = payload.map(|vma| vma.payload());
-            // KVM's log of it went with the slot: any page may have been written.
-            if let Some(memory) = payload.and_then(Backing::memory)
-                && let Some(dirty) = memory.dirty_pages()
-            {
-                dirty.mark_dirty(0, HostMemory::len(memory) as usize);
-            }
-            if one.put_back_lazy() {
-                continue;
-            }
-            let Some(Backing::Ram(memory)) = payload else {
-                continue;
-            };
-            match self.slot_again(range.start(), memory) {
-                Ok(slot) => one.put_back(slot),
+        let mut out = Vec::with_capacity(taken.len());
+        for one in &*taken {
+            match one.slot().take_out() {
+                Ok(true) => out.push(one),
+                Ok(false) => {}
                 Err(error) => {
-                    let block = one.block();
-                    log::error!("block {block} stays mapped, but has lost its memslot: {error}");
+                    self.put_back(&out, drained);
+                    return Err(error.into());
                 }
             }
         }
-    }
-
-    /// A memslot for memory that has just lost its own. KVM, which wants some memory for
-    /// it, is asked a few times. If it has none the block has a slot that is not in, and
-    /// each access to it is an exit that the map serves.
-    fn slot_again(&self, gpa: u64, memory: &Arc<Mapping>) -> Result<BlockSlot, SlotError> {
-        for _ in 0..TRIES {
-            match self.vm.add_slot(gpa, memory.clone(), self.access()) {
-                Ok(slot) => return Ok(BlockSlot::Eager(slot)),
-                Err(error) => log::warn!("putting a memslot in again: {error}"),
-            }
-        }
-        let slot = self.vm.lazy_slot(gpa, memory.clone())?;
-        Ok(BlockSlot::Lazy(Arc::new(slot.with_access(self.access()))))
+        taken.iter_mut().for_each(Taken::gone);
+        let kvm = kvm + before_kvm.elapsed();
+        Ok((drained.publish(), kvm))
     }
 
     /// Waits until KVM can take a slot out, if there is a deadline for that.

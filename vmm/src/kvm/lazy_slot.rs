@@ -1,4 +1,5 @@
-//! Memslots that go in when they are first missed.
+//! Memslots that go in when they are first missed, or when their owner says so, and
+//! keep their id while they are out.
 //!
 //! The id is taken, and all that can be checked is, when the slot is made: a guest
 //! cannot come upon memory for which KVM has no slot left. See
@@ -91,6 +92,30 @@ impl LazyMemSlot {
         }
     }
 
+    /// KVM's number of it, which it has before it is in.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Puts it in, unless it is in already; `true` if this call did it. Blocks as
+    /// [`Vm::add_slot`] does.
+    ///
+    /// # Errors
+    /// See [`SlotError`]; it is not in then, and keeps its id.
+    pub fn insert(&self) -> Result<bool, SlotError> {
+        if self.is_in() {
+            return Ok(false);
+        }
+        let mut slot = self.lock();
+        if slot.is_some() {
+            return Ok(false);
+        }
+        let memory = self.memory.clone();
+        *slot = Some((self.vm).add_slot_as(self.id, self.gpa, memory, self.access)?);
+        self.is_in.store(true, Ordering::Release);
+        Ok(true)
+    }
+
     /// Whether KVM has it.
     pub fn is_in(&self) -> bool {
         self.is_in.load(Ordering::Acquire)
@@ -128,23 +153,12 @@ impl LazyMemSlot {
 
 impl LazySlot for LazyMemSlot {
     fn put_in(&self) -> Result<bool, PutInError> {
-        if self.is_in() {
-            return Ok(false);
-        }
-        let mut slot = self.lock();
-        if slot.is_some() {
-            return Ok(false);
-        }
-        let memory = self.memory.clone();
-        let added = self.vm.add_slot_as(self.id, self.gpa, memory, self.access);
-        *slot = Some(added.map_err(|error| {
+        self.insert().map_err(|error| {
             log::error!("{error}");
             PutInError {
                 errno: error.errno(),
             }
-        })?);
-        self.is_in.store(true, Ordering::Release);
-        Ok(true)
+        })
     }
 }
 
@@ -164,60 +178,5 @@ impl fmt::Debug for LazyMemSlot {
             .field("gpa", &format_args!("{:#x}", self.gpa))
             .field("is_in", &self.is_in())
             .finish_non_exhaustive()
-    }
-}
-
-/// The memslot of a plugged block, of either kind.
-#[derive(Debug)]
-pub enum BlockSlot {
-    /// In since the plug.
-    Eager(MemSlot),
-    /// Goes in when it is first missed.
-    Lazy(Arc<LazyMemSlot>),
-}
-
-impl BlockSlot {
-    /// Its number in KVM; `None` while it is not in.
-    pub fn id(&self) -> Option<u32> {
-        match self {
-            Self::Eager(slot) => Some(slot.id()),
-            Self::Lazy(slot) => slot.is_in().then_some(slot.id),
-        }
-    }
-
-    /// As [`MemSlot::take_dirty_pages`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn take_dirty_pages(&self) -> Result<Vec<u64>, SlotError> {
-        match self {
-            Self::Eager(slot) => slot.take_dirty_pages(),
-            Self::Lazy(slot) => slot.take_dirty_pages(),
-        }
-    }
-
-    /// As [`MemSlot::merge_dirty_pages`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn merge_dirty_pages(&self) -> Result<(), SlotError> {
-        match self {
-            Self::Eager(slot) => slot.merge_dirty_pages(),
-            Self::Lazy(slot) => slot.merge_dirty_pages(),
-        }
-    }
-
-    /// Takes it out of the guest, if it is in. Blocks as [`Vm::add_slot`] does.
-    ///
-    /// # Errors
-    /// [`SlotError::Kvm`], with the slot, which is still in place.
-    pub fn remove(self) -> Result<(), (Self, SlotError)> {
-        match self {
-            Self::Eager(slot) => slot.remove().map_err(|(slot, e)| (Self::Eager(slot), e)),
-            Self::Lazy(slot) => match slot.take_out() {
-                Ok(_) => Ok(()),
-                Err(e) => Err((Self::Lazy(slot), e)),
-            },
-        }
     }
 }

@@ -85,7 +85,7 @@ pub use group::{VcpuGroup, Waited};
 pub use guest_memfd::GuestMemfdError;
 pub use handler::{End, Ended, Handler as VcpuHandler};
 pub use host::HostFacts;
-pub use lazy_slot::{BlockSlot, LazyMemSlot};
+pub use lazy_slot::LazyMemSlot;
 pub use open::{Kvm, OpenError};
 pub use quirks::SlotZap;
 pub use seccomp::{Seccomp, SeccompError, VcpuFilter};

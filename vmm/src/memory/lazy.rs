@@ -20,7 +20,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::{AccessError, Backing, GuestSpace, Mapping};
-use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, WaitOptions, WriteError};
+use crate::mm::{
+    AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaInfo, WaitOptions, WriteError,
+};
 
 /// A memslot that is put in when it is first missed.
 pub trait LazySlot: Send + Sync {
@@ -86,9 +88,10 @@ impl GuestSpace {
     }
 
     /// Puts in every slot of lazy RAM that is missing: for an exit that does not
-    /// say which one it missed. Blocks while a writer is changing such a VMA;
-    /// `kill` ends that wait with an error. Holds one VMA at a time, and none while
-    /// it waits.
+    /// say which one it missed. Blocks while a writer is changing such a VMA, or that of
+    /// another plugged block, whose slot it may have taken out and be about to put in
+    /// again; `kill` ends that wait with an error. Holds one VMA at a time, and none
+    /// while it waits.
     ///
     /// # Errors
     /// [`AccessError::Slot`] if KVM took one of them not, [`AccessError::Lookup`];
@@ -96,7 +99,10 @@ impl GuestSpace {
     pub fn put_in_missing(&self, kill: Option<&KillFlag>) -> Result<Populated, AccessError> {
         let mut populated = Populated::default();
         let all = self.mm.vmas(self.mm.range());
-        for info in all.iter().filter(|info| info.flags.contains(Self::LAZY)) {
+        let is_block = |info: &&VmaInfo| {
+            info.flags.contains(VmFlags::NOMERGE) || info.flags.contains(Self::LAZY)
+        };
+        for info in all.iter().filter(is_block) {
             let addr = info.range.start();
             let options = WaitOptions {
                 kill,

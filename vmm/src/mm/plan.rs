@@ -218,6 +218,19 @@ impl<T: Payload> Plan<T> {
         Ok(())
     }
 
+    /// Plans another VMA in the place of a `slot` of the tree, which has `vma`.
+    pub(super) fn replace(
+        &mut self,
+        slot: *const Slot<T>,
+        vma: &Vma<T>,
+        flags: VmFlags,
+        payload: T,
+    ) {
+        let (range, offset) = (vma.range(), vma.offset());
+        self.goes.insert(range.start(), slot);
+        self.put(Vma::new(range, flags, offset, self.seq, payload), true);
+    }
+
     /// Plans a border at `addr`.
     pub(super) fn split(&mut self, addr: u64) -> Result<(), WriteError> {
         let range = AddrRange::inclusive(addr, addr);

@@ -248,8 +248,9 @@ impl<'a, T: Payload> WriteSection<'a, T> {
         let mut drained = Drained {
             open,
             next,
-            spare: None,
+            spare: Vec::new(),
             plan,
+            former: None,
             drain: outcome.report,
         };
         if !outcome.clear {
@@ -268,10 +269,12 @@ pub struct Drained<'a, T: Payload> {
     // In this order; see `WriteSection`.
     open: Open<'a, T>,
     next: Next<T>,
-    /// One that was built and is not what it should be. Dropped with the rest,
-    /// after the map lock is given up.
-    spare: Option<Next<T>>,
+    /// What was built and is not what it should be. Dropped with the rest, after the
+    /// map lock is given up.
+    spare: Vec<Next<T>>,
     plan: Plan<T>,
+    /// The plan that was given up for this one, if any; dropped likewise.
+    former: Option<Plan<T>>,
     drain: DrainReport,
 }
 
@@ -283,7 +286,7 @@ impl<T: Payload> Drained<'_, T> {
         let locked = core.lock_unread(&neighbours, seq);
         if locked.len() < neighbours.len() {
             let next = Next::build(core, &mut self.plan, &locked, true);
-            self.spare = Some(std::mem::replace(&mut self.next, next));
+            self.spare.push(std::mem::replace(&mut self.next, next));
         }
         for slot in locked {
             // SAFETY: in the tree in force, under the map lock.
@@ -326,6 +329,26 @@ impl<T: Payload> Drained<'_, T> {
         })
     }
 
+    /// Gives up what was planned, once and for all, for another plan: each VMA that is
+    /// locked stays, and those for which `other` has flags and a payload are made anew
+    /// with these. For side effects that failed and left a VMA other than it was.
+    /// Nothing can fail, and nobody is waited for.
+    pub fn instead(mut self, mut other: impl FnMut(&Vma<T>) -> Option<(VmFlags, T)>) -> Self {
+        let core = self.open.core;
+        let mut plan = Plan::new(core.root(), core.range, self.open.first);
+        for slot in self.plan.goes.values() {
+            // SAFETY: in the drained write set, as long as the section lasts.
+            let vma = unsafe { (**slot).vma() };
+            if let Some((flags, payload)) = other(vma) {
+                plan.replace(*slot, vma, flags, payload);
+            }
+        }
+        let next = Next::build(core, &mut plan, &[], true);
+        self.spare.push(std::mem::replace(&mut self.next, next));
+        self.former = Some(std::mem::replace(&mut self.plan, plan));
+        self
+    }
+
     /// Makes the planned map the one in force, all of it at once, ends the
     /// section, and returns what was removed: by value, since nobody else has it
     /// any more. Blocks for no reader.
@@ -334,6 +357,7 @@ impl<T: Payload> Drained<'_, T> {
             drain,
             mut plan,
             spare: _spare,
+            former: _former,
             next,
             mut open,
         } = self;

@@ -95,21 +95,11 @@ impl Hotplug {
 
     /// What is called something, by the first address of its block.
     pub(super) fn ids(&self) -> BTreeMap<u64, String> {
-        let ids = self.ids.of_blocks(|block| self.made_by(block));
+        let ids = self.ids.of_blocks(|block| self.region().plug_of(block));
         let start = |block| self.region().block_range(block).start();
         ids.into_iter()
             .map(|(block, id)| (start(block), id))
             .collect()
-    }
-
-    /// The write section that made a block's VMA, if it is mapped.
-    fn made_by(&self, block: u32) -> Option<u64> {
-        let vmas = self
-            .machine
-            .memory()
-            .mm()
-            .vmas(self.region().block_range(block));
-        vmas.first().map(|vma| vma.generation)
     }
 
     /// Whether somebody else than the run itself may plug and unplug now.
@@ -164,13 +154,23 @@ impl Hotplug {
             None => None,
         };
         let until = Instant::now() + REST;
+        // Blocks that KVM does not let be plugged, and what it says of the last.
+        let (mut stuck, mut why) = (Vec::new(), None);
         let (blocks, report) = loop {
             let blocks = match start {
                 Some(start) => self.region().blocks_in(*start, *size).map_err(failure)?,
-                None => self.room_for(count)?,
+                None => {
+                    let room = self.room_for(count, &stuck);
+                    room.map_err(|full| why.take().map_or(full, failure))?
+                }
             };
             match self.region().plug_all(&blocks, BlockKind::Cooperative) {
                 Ok(report) => break (blocks, report),
+                // There may be room elsewhere.
+                Err(error @ HotplugError::Stuck { block, .. }) if start.is_none() => {
+                    stuck.push(block);
+                    why = Some(error);
+                }
                 Err(error) => {
                     let passes = match error {
                         // The guest needs a moment.
@@ -187,12 +187,13 @@ impl Hotplug {
             }
         };
         let (range, count) = (self.range(&blocks), blocks.len() as u32);
-        // All blocks of a plug are of one write section. One that is not there any more
-        // needs no name.
+        // One that is not there any more needs no name.
         if let Some(name) = name
-            && let Some(section) = blocks.first().and_then(|first| self.made_by(*first))
+            && let Some(plug) = blocks
+                .first()
+                .and_then(|first| self.region().plug_of(*first))
         {
-            name.give(blocks, section);
+            name.give(blocks, plug);
         }
         Ok(PlugReport {
             range,
@@ -206,7 +207,7 @@ impl Hotplug {
     }
 
     fn reserve<'a>(&'a self, id: &'a str) -> Result<Reserved<'a>, Failure> {
-        let reserved = self.ids.reserve(id, |block| self.made_by(block));
+        let reserved = self.ids.reserve(id, |block| self.region().plug_of(block));
         reserved.ok_or_else(|| {
             Failure::conflict(format!(
                 "id: something is called {id} already; unplug it, or choose another"
@@ -214,9 +215,10 @@ impl Hotplug {
         })
     }
 
-    /// The lowest blocks in a row that are not plugged.
-    fn room_for(&self, count: usize) -> Result<Vec<u32>, Failure> {
-        let absent = self.region().absent();
+    /// The lowest blocks in a row that are not plugged, nor `stuck`.
+    fn room_for(&self, count: usize, stuck: &[u32]) -> Result<Vec<u32>, Failure> {
+        let mut absent = self.region().absent();
+        absent.retain(|block| !stuck.contains(block));
         let in_a_row = |blocks: &&[u32]| {
             let (first, last) = (blocks[0], blocks[blocks.len() - 1]);
             (last - first) as usize + 1 == blocks.len()
@@ -243,7 +245,7 @@ impl Hotplug {
 
     /// What has this name, if all of it is there: what is left of a range is no range.
     fn called(&self, id: &str) -> Result<Vec<u32>, Failure> {
-        let called = self.ids.called(id, |block| self.made_by(block));
+        let called = self.ids.called(id, |block| self.region().plug_of(block));
         let Some(Called { left, given }) = called else {
             let error = format!("nothing that is plugged is called {id}");
             return Err(Failure::new(ErrorCode::NotFound, error));

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::hotplug::locked;
 
-/// Names of blocks that a request has plugged. Nothing splits or replaces the VMA of a
-/// block, so the write section that made it tells a block from one that came after it.
+/// Names of blocks that a request has plugged. The number of the plug tells a block from
+/// one that came after it.
 #[derive(Debug, Default)]
 pub(super) struct Names(Mutex<BTreeMap<String, Name>>);
 
@@ -15,8 +15,8 @@ pub(super) struct Names(Mutex<BTreeMap<String, Name>>);
 enum Name {
     /// Of a plug that is under way.
     Coming,
-    /// Of these blocks, as long as their VMAs are of this write section.
-    Given { blocks: Vec<u32>, section: u64 },
+    /// Of these blocks, as long as they are of this plug.
+    Given { blocks: Vec<u32>, plug: u64 },
 }
 
 /// The blocks that a name was given to.
@@ -30,14 +30,14 @@ pub(super) struct Called {
 
 impl Names {
     /// Takes a name for blocks that are to be plugged: nobody else gets it, until what is
-    /// returned is dropped. `None` if it is taken. `made_by` says which write section made
-    /// the VMA of a block, if it is plugged.
+    /// returned is dropped. `None` if it is taken. `plug_of` says by which plug a block
+    /// came, if it is plugged.
     pub(super) fn reserve<'a>(
         &'a self,
         name: &'a str,
-        made_by: impl Fn(u32) -> Option<u64>,
+        plug_of: impl Fn(u32) -> Option<u64>,
     ) -> Option<Reserved<'a>> {
-        match self.current(made_by).entry(name.to_owned()) {
+        match self.current(plug_of).entry(name.to_owned()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(free) => {
                 free.insert(Name::Coming);
@@ -54,23 +54,23 @@ impl Names {
     pub(super) fn called(
         &self,
         name: &str,
-        made_by: impl Fn(u32) -> Option<u64>,
+        plug_of: impl Fn(u32) -> Option<u64>,
     ) -> Option<Called> {
-        match self.current(&made_by).get(name)? {
+        match self.current(&plug_of).get(name)? {
             Name::Coming => None,
-            Name::Given { blocks, section } => Some(Called {
-                left: left(blocks, *section, made_by).collect(),
+            Name::Given { blocks, plug } => Some(Called {
+                left: left(blocks, *plug, plug_of).collect(),
                 given: blocks.len(),
             }),
         }
     }
 
     /// The name of each block that has one.
-    pub(super) fn of_blocks(&self, made_by: impl Fn(u32) -> Option<u64>) -> Vec<(u32, String)> {
+    pub(super) fn of_blocks(&self, plug_of: impl Fn(u32) -> Option<u64>) -> Vec<(u32, String)> {
         let mut all = Vec::new();
-        for (name, of) in &*self.current(&made_by) {
-            if let Name::Given { blocks, section } = of {
-                let blocks = left(blocks, *section, &made_by);
+        for (name, of) in &*self.current(&plug_of) {
+            if let Name::Given { blocks, plug } = of {
+                let blocks = left(blocks, *plug, &plug_of);
                 all.extend(blocks.map(|block| (block, name.clone())));
             }
         }
@@ -80,12 +80,12 @@ impl Names {
     /// The names, without those of which nothing is left.
     fn current(
         &self,
-        made_by: impl Fn(u32) -> Option<u64>,
+        plug_of: impl Fn(u32) -> Option<u64>,
     ) -> MutexGuard<'_, BTreeMap<String, Name>> {
         let mut names = locked(&self.0);
         names.retain(|_, name| match name {
             Name::Coming => true,
-            Name::Given { blocks, section } => left(blocks, *section, &made_by).next().is_some(),
+            Name::Given { blocks, plug } => left(blocks, *plug, &plug_of).next().is_some(),
         });
         names
     }
@@ -93,11 +93,11 @@ impl Names {
 
 fn left(
     blocks: &[u32],
-    section: u64,
-    made_by: impl Fn(u32) -> Option<u64>,
+    plug: u64,
+    plug_of: impl Fn(u32) -> Option<u64>,
 ) -> impl Iterator<Item = u32> {
     let blocks = blocks.iter().copied();
-    blocks.filter(move |block| made_by(*block) == Some(section))
+    blocks.filter(move |block| plug_of(*block) == Some(plug))
 }
 
 /// A name that is taken. It is free again when this is dropped, if it was not given.
@@ -109,9 +109,9 @@ pub(super) struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// Gives it to blocks that `section` has plugged.
-    pub(super) fn give(mut self, blocks: Vec<u32>, section: u64) {
-        let given = Name::Given { blocks, section };
+    /// Gives it to the blocks of a `plug`.
+    pub(super) fn give(mut self, blocks: Vec<u32>, plug: u64) {
+        let given = Name::Given { blocks, plug };
         locked(&self.names.0).insert(self.name.to_owned(), given);
         self.is_given = true;
     }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ const TRIES: u32 = 10;
 /// What the handlers share with their [`Pager`](super::Pager).
 pub(super) struct Shared {
     pub(super) uffd: Userfaultfd,
+    /// Held while faults are read and noted, which waits for nothing.
+    pub(super) reading: Mutex<()>,
     pub(super) table: Table,
     pub(super) source: Arc<dyn PageSource>,
     /// Readable once the handlers are to end.
@@ -55,8 +57,10 @@ impl Shared {
         }
     }
 
-    /// Notes every fault that there is.
+    /// Notes every fault that there is: when this returns none is left that somebody
+    /// has read and not noted yet.
     pub(super) fn gather(&self) -> io::Result<()> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((addr, thread)) = self.uffd.next_fault()? {
             if self.table.note(addr, thread) == Noted::There {
                 self.wake(addr);

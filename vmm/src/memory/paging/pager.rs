@@ -5,8 +5,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::FromRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -53,6 +53,7 @@ impl Pager {
         let nothing = faults::check(Step::MakePager).and_then(|()| memfd(c"no-page"));
         let shared = Arc::new(Shared {
             uffd,
+            reading: Mutex::default(),
             table: Table::default(),
             source,
             stop: stop.map_err(PagingError::Handler)?,

@@ -147,3 +147,47 @@ fn a_hold_and_wait_nobody_foresaw_is_no_hang() {
         assert_eq!(mm.stats().drain_rounds, published.rounds - 1);
     });
 }
+
+/// Side effects have failed: one VMA is another now, one is as it was, and who waited
+/// finds them.
+#[test]
+fn a_section_does_something_else_instead() {
+    let mm = patient_space_with([1, 2, 4]);
+    let before = mm.vmas(range(0, 1 << 20));
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.unmap(range(at(1), 2 << 12)).unwrap();
+    section.map(page(3), RAM, 0, Tag(3)).unwrap();
+    let drained = section.lock().unwrap();
+    thread::scope(|scope| {
+        let readers = [1, 2].map(|number| {
+            let mm = &mm;
+            scope.spawn(move || {
+                let guard = mm.lock_vma_under_rcu_wait(at(number)).unwrap().unwrap();
+                (guard.payload().clone(), guard.flags())
+            })
+        });
+        let asleep = || mm.waiters().len() == 2;
+        until(asleep);
+        let published = drained
+            .instead(|vma| (vma.range() == page(1)).then_some((ROM, Tag(7))))
+            .publish();
+        assert_eq!(published.removed.len(), 0);
+        let replaced: Vec<_> = published.replaced.iter().map(|vma| vma.range()).collect();
+        assert_eq!(replaced, [page(1)]);
+        let found = readers.map(|reader| reader.join().unwrap());
+        assert_eq!(found, [(Tag(7), ROM), (Tag(2), RAM)]);
+    });
+    let after = mm.vmas(range(0, 1 << 20));
+    assert_eq!(after.len(), 3, "what was planned is not there");
+    assert_eq!(after[1..], before[1..]);
+    assert!(after[0].generation > before[0].generation);
+    // All are unlocked, and go as ever.
+    assert_eq!(mm.unmap(range(0, 1 << 20), None).unwrap().removed.len(), 3);
+    // With nothing instead, nothing has happened.
+    let mm = space_with([1]);
+    let before = mm.vmas(page(1));
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.unmap(page(1)).unwrap();
+    section.lock().unwrap().instead(|_| None).publish();
+    assert_eq!(mm.vmas(page(1)), before);
+}
