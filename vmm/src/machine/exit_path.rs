@@ -443,20 +443,23 @@ impl Seen {
     }
 }
 
-/// Up to eight bytes as a number, the first of them the lowest.
-#[inline(never)]
+/// Up to eight bytes as a number, the first of them the lowest. The lengths that come most
+/// by two tests: a table of all would be looked up on a page of its own.
+#[inline(always)]
 fn word(data: &[u8]) -> u64 {
-    match *data {
-        [a] => a.into(),
-        [a, b] => u16::from_le_bytes([a, b]).into(),
-        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
-        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-        _ => data
-            .iter()
-            .take(8)
-            .rev()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    if let Ok(data) = <[u8; 4]>::try_from(data) {
+        u32::from_le_bytes(data).into()
+    } else if let Ok(data) = <[u8; 8]>::try_from(data) {
+        u64::from_le_bytes(data)
+    } else {
+        word_of_odd_length(data)
     }
+}
+
+#[inline(never)]
+fn word_of_odd_length(data: &[u8]) -> u64 {
+    let bytes = data.iter().take(8).rev();
+    bytes.fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 enum PioData<'a> {
@@ -488,12 +491,10 @@ impl VcpuHandler for ExitPath {
 
     #[inline]
     fn returned(&mut self) {
-        self.lines.prefetch();
+        // No more than this: what the processor looks up for a hint it cannot look up for
+        // what is wanted already.
         self.counter.prefetch();
-        self.memory.prefetch();
-        if let Some(recorder) = &self.recorder {
-            recorder.prefetch();
-        }
+        self.lines.prefetch();
     }
 
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::{Backing, Device, LogLimit, Mapping};
 use crate::clock::Clock;
 use crate::mm::{AddrRange, AddressSpace, SpaceOptions, VmFlags, WriteError};
-use crate::prefetch::prefetch;
 
 /// A map whose VMAs carry [`Backing`]s, with the rules for accesses to it
 /// ([`read`](Self::read), [`write`](Self::write)). A guest has two: its physical
@@ -15,6 +14,7 @@ use crate::prefetch::prefetch;
 /// (a port's device reads memory, not the other way round): debug builds panic
 /// otherwise.
 #[derive(Debug)]
+#[repr(C)]
 pub struct GuestSpace {
     pub(super) mm: AddressSpace<Backing>,
     /// A power of two: every VMA begins and ends at a multiple of it.
@@ -61,13 +61,6 @@ impl GuestSpace {
     /// The map, for lookups and write sections.
     pub fn mm(&self) -> &AddressSpace<Backing> {
         &self.mm
-    }
-
-    /// Has what each access looks at loaded, besides what it looks [up](crate::mm::Lines).
-    #[inline(always)]
-    pub(crate) fn prefetch(&self) {
-        prefetch(&raw const self.mm);
-        prefetch(&raw const self.stamps);
     }
 
     /// Whether accesses say when their lookup was [over](super::Access::looked_up),

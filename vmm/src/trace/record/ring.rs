@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use super::super::event::{WORDS, Words};
 use super::OnFull;
-use crate::prefetch::prefetch;
 
 /// Whose ring it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,12 +109,6 @@ impl Ring {
 }
 
 impl Producer {
-    /// Has loaded what [`put`](Self::put) looks at first.
-    #[inline(always)]
-    pub(super) fn prefetch(&self) {
-        prefetch(&raw const *self.ring);
-    }
-
     /// Puts a record in, or counts it as lost. Never blocks.
     #[inline]
     pub(super) fn put(&mut self, words: &Words) {

@@ -9,7 +9,6 @@ use super::super::event::{Event, Exit};
 use super::super::{ExitKind, event};
 use super::ring::{Consumer, Producer, Who, ring};
 use super::{EventSet, OnFull, RecordingHandle, Written};
-use crate::prefetch::prefetch;
 
 /// What the threads that record and the writer share.
 #[derive(Debug)]
@@ -110,15 +109,6 @@ impl VcpuRecorder {
     #[inline(always)]
     pub fn wants(&self, kind: ExitKind) -> bool {
         self.shared.wants(EventSet::bit(kind))
-    }
-
-    /// Has what a record needs loaded, while something else is done.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self) {
-        prefetch(&raw const self.shared.events);
-        if let Some(producer) = &self.producer {
-            producer.prefetch();
-        }
     }
 
     /// Records one. Never blocks, but for the first of a thread, which makes the ring.
