@@ -2,6 +2,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("thread_stop_says_where", stop_says_where),
         kvm_test("thread_kicks_are_not_lost", kicks_are_not_lost),
         kvm_test("thread_stops_are_not_lost", stops_are_not_lost),
+        kvm_test("thread_stops_inside_an_instruction", inside_an_instruction),
+        kvm_test("thread_handler_s_errors_are_its_own", errors_of_its_own),
         kvm_test("thread_kicks_before_the_start_are_not_lost", early_kicks),
         kvm_test("thread_stops_though_signals_were_blocked", signals_blocked),
         kvm_test("group_waits_and_stops", group),
@@ -76,6 +79,70 @@ fn handler_panics() -> Outcome {
         "{ended:?}"
     );
     assert!(ended.end.is_failure() && ended.rip.is_some());
+    Ok(())
+}
+
+/// KVM goes on with an instruction that reads a device many times, each time with another
+/// exit, also where it has been told to come back at once.
+fn inside_an_instruction() -> Outcome {
+    let machine = Machine::new()?;
+    let code = guest!(
+        "mov rsi, rdi",
+        "lea rdi, [rsp - 0x800]",
+        "mov ecx, 1024",
+        "rep movsb",
+        "5: jmp 5b",
+    );
+    let (here, is_here) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let reads = Arc::new(AtomicU64::new(0));
+    let counted = reads.clone();
+    let vcpu = machine.vcpu(0, code)?;
+    let thread = VcpuThread::<()>::spawn(vcpu, move |exit, _| {
+        if let Exit::MmioRead { data, .. } = exit {
+            data.fill(1);
+            if counted.fetch_add(1, SeqCst) == 2 {
+                here.send(()).expect("it waits");
+                may_go.recv().expect("it is let on");
+            }
+        }
+        Continue(())
+    })?;
+    is_here.recv()?;
+    thread.request_stop();
+    go.send(())?;
+    let ended = thread.join();
+    assert!(matches!(ended.end, End::Stopped), "{ended:?}");
+    assert_eq!(reads.load(SeqCst), 3);
+    Ok(())
+}
+
+/// What it does as soon as `KVM_RUN` has returned may fail.
+struct Failing;
+
+impl gracefault::kvm::VcpuHandler for Failing {
+    type Output = bool;
+
+    fn returned(&mut self) {
+        // SAFETY: no descriptor has this number.
+        let failed = unsafe { libc::close(-1) };
+        assert_eq!(failed, -1);
+    }
+
+    fn exit(&mut self, exit: Exit<'_>, _: &Registers) -> std::ops::ControlFlow<bool> {
+        Break(matches!(exit, Exit::Interrupted))
+    }
+}
+
+fn errors_of_its_own() -> Outcome {
+    let machine = Machine::new()?;
+    let mut vcpu = machine.vcpu(0, spin())?;
+    // Its handler makes a system call.
+    vcpu.confine(None);
+    let thread = VcpuThread::spawn_with(vcpu, Failing)?;
+    thread.kick();
+    let ended = thread.join();
+    assert!(matches!(ended.end, End::Handler(true)), "{ended:?}");
     Ok(())
 }
 

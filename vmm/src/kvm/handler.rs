@@ -83,9 +83,11 @@ pub struct Ended<B> {
 
 /// Runs `vcpu` until something ends it.
 ///
-/// The flag is looked at only when `KVM_RUN` has ended without an exit. Whoever sets it
-/// kicks the thread afterwards; and a kick, at whatever moment it comes, has the `KVM_RUN`
-/// that is under way or else the next one end so.
+/// The flag is looked at only where there has been a kick, as whoever sets the flag gives
+/// one afterwards. That shows in the vCPU's run page, which each exit looks at anyway; or
+/// `KVM_RUN` has ended by it, without an exit. (That alone would not do: KVM first goes on
+/// with what it has begun, and an instruction that reads a device many times has another
+/// exit for each.)
 pub(super) fn run<H: Handler>(
     vcpu: &mut Vcpu,
     stop: &AtomicBool,
@@ -100,7 +102,7 @@ pub(super) fn run<H: Handler>(
                     if let ControlFlow::Break(output) = handler.exit(exit, regs) {
                         return End::Handler(output);
                     }
-                    if interrupted {
+                    if interrupted || vcpu.immediate_exit().load(SeqCst) != 0 {
                         break;
                     }
                 }

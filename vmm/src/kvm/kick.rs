@@ -1,7 +1,8 @@
 //! Getting a vCPU out of the guest.
 //!
 //! A kick is a signal to the vCPU's thread. Whatever the thread is doing,
-//! `KVM_RUN` returns `EINTR` once:
+//! `KVM_RUN` returns `EINTR` once, when KVM is through with an instruction that it has
+//! begun:
 //!
 //! - in the guest: a pending signal makes KVM leave it;
 //! - anywhere else, on the way into `KVM_RUN` included: the handler sets the

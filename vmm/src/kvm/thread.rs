@@ -2,9 +2,8 @@
 //! ends it.
 //!
 //! [`VcpuThread::stop`] sets a flag and kicks ([`kick`]); the thread looks at the flag
-//! when a kick has ended `KVM_RUN`. A thread that is in the guest stops at once; one that
-//! is in its handler stops when the handler has returned, at the next `KVM_RUN`, which
-//! completes the access and goes no further.
+//! where there has been a kick. A thread that is in the guest stops at once; one that is in
+//! its handler stops when the handler returns.
 //! [`VcpuThread::kick`] alone makes the handler see [`Exit::Interrupted`].
 //! Kicks that come close together may be seen as one.
 //!

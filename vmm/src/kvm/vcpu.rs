@@ -163,10 +163,13 @@ impl Vcpu {
         // SAFETY: KVM_RUN takes no argument, and writes the run page, to which
         // no reference exists, and guest memory, whose owners allow it.
         let result = unsafe { ioctl(&self.fd, KVM_RUN()) };
-        returned();
         if result != 0 {
-            return self.returned_error(io::Error::last_os_error());
+            // Before anybody else can have one.
+            let error = io::Error::last_os_error();
+            returned();
+            return self.returned_error(error);
         }
+        returned();
         // SAFETY: KVM_RUN has just returned 0; what comes out borrows `self`,
         // through which alone the page is reached and KVM run.
         let exit = unsafe { exit::decode(self.id, &self.page, &mut self.fragments) }?;

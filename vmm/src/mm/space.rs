@@ -97,11 +97,12 @@ impl<T: Payload> AddressSpace<T> {
     /// for.
     #[inline(always)]
     pub fn lines(&self) -> Lines {
-        let record = self.core.record().get();
+        // To the end: it may be claimed for this alone.
+        let record = self.core.record();
         let core: *const Core<T> = &raw const *self.core;
         Lines([
             core.addr(),
-            ptr::from_ref(record).addr(),
+            ptr::from_ref(record.get()).addr(),
             record.recent.guess(),
         ])
     }
