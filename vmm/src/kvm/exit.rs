@@ -61,17 +61,16 @@ pub enum Exit<'a> {
 /// Decodes a return of 0.
 ///
 /// # Safety
-/// `KVM_RUN` on `page`'s vCPU has just returned 0, and for `'a` nobody but the
-/// holder of the result touches the page's data, and KVM does not run.
+/// `KVM_RUN` on `page`'s vCPU has just returned 0, for this reason, and for `'a` nobody
+/// but the holder of the result touches the page's data, and KVM does not run.
 #[inline]
 pub(super) unsafe fn decode<'a>(
     vcpu: u32,
+    reason: u32,
     page: &RunPage,
     fragments: &mut Fragments,
 ) -> Result<Exit<'a>, VcpuError> {
     let run = page.as_ptr();
-    // SAFETY: mapped, and the caller's to read.
-    let reason = unsafe { (*run).exit_reason };
     if reason == kvm::KVM_EXIT_MMIO {
         // SAFETY: the exit reason says that this is the union's member; the
         // references are to different bytes, and the caller's for 'a.

@@ -169,10 +169,13 @@ impl Vcpu {
             returned();
             return self.returned_error(error);
         }
+        // Asked for before the handler's hook asks for anything: it is wanted first.
+        // SAFETY: mapped, and KVM does not run.
+        let reason = unsafe { (&raw const (*run).exit_reason).read_volatile() };
         returned();
-        // SAFETY: KVM_RUN has just returned 0; what comes out borrows `self`,
-        // through which alone the page is reached and KVM run.
-        let exit = unsafe { exit::decode(self.id, &self.page, &mut self.fragments) }?;
+        // SAFETY: KVM_RUN has just returned 0, for this reason; what comes out borrows
+        // `self`, through which alone the page is reached and KVM run.
+        let exit = unsafe { exit::decode(self.id, reason, &self.page, &mut self.fragments) }?;
         // SAFETY: as above, and these are other bytes than the exit's data.
         Ok((exit, unsafe { exit::registers(&self.page) }))
     }

@@ -200,9 +200,10 @@ impl GuestSpace {
         self.access(addr, Data::Write(data), Reach::Memory, kill)
     }
 
-    /// As [`read`](Self::read), with what became of it in `access`, which is new: also
-    /// where it fails.
-    pub(crate) fn read_telling(
+    /// As [`read`](Self::read), but what became of it goes to `access`, which is to be a new
+    /// one, also as far as it came where it fails. For who answers exits: nothing is handed
+    /// from frame to frame.
+    pub fn read_telling(
         &self,
         addr: u64,
         data: &mut [u8],
@@ -213,7 +214,7 @@ impl GuestSpace {
     }
 
     /// As [`write`](Self::write); otherwise as [`read_telling`](Self::read_telling).
-    pub(crate) fn write_telling(
+    pub fn write_telling(
         &self,
         addr: u64,
         data: &[u8],
