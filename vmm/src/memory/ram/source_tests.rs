@@ -425,6 +425,22 @@ fn prefaulting_what_is_not_there_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
+fn a_private_file_that_was_cut_short_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let file = File::create(&path).unwrap();
+    file.set_len(SIZES.file_len()).unwrap();
+    let backend = Backend::PrivateFile(path.clone());
+    let source = open(backend, |options| options.prefault = true);
+    file.set_len(0).unwrap();
+    let text = source.map_block(0).unwrap_err().to_string();
+    assert!(
+        text.contains(path.to_str().unwrap()) && text.contains("cut short"),
+        "{text}"
+    );
+}
+
+#[test]
 fn transparent_huge_pages_get_their_alignment() {
     let room = HostRoom::read();
     let options = RamOptions {
