@@ -27,7 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn refused() -> Result<(), String> {
     let dir = tempfile::tempdir().map_err(text)?;
     let path = dir.path().join("ram");
-    for step in [Step::TryHole, Step::SizeFile] {
+    for step in [Step::LockFile, Step::TryHole, Step::SizeFile] {
         for is_there in [false, true] {
             let held = is_there.then(|| b"kept".to_vec());
             if let Some(held) = &held {

@@ -33,7 +33,10 @@ impl Named<'_> {
     ) -> Result<Opened, RamError> {
         for _ in 0..TRIES {
             let Some(opened) = open()? else { continue };
-            self.lock(&opened.file)?;
+            if let Err(error) = self.lock(&opened.file) {
+                self.take_back(&opened);
+                return Err(error);
+            }
             // That a file has no name left is no reason: `/dev/fd/3` may be a memfd.
             if is_at(&opened.file, self.path) {
                 return Ok(opened);
