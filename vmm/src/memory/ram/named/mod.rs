@@ -74,16 +74,18 @@ impl<'a> Named<'a> {
             true => len.saturating_sub(about.blocks() * 512),
             false => self.sizes.all(),
         };
-        let is_mapped = !matches!(self.options.backend, Backend::Image(_));
-        match Store::of(file) {
-            Store::Pool(page) if is_mapped => {
+        let prefault = self.options.prefault;
+        match (Store::of(file), &self.options.backend) {
+            // Only read: what the guest has is other memory, which has been checked.
+            (_, Backend::Image(_)) => {}
+            (Store::Pool(page), _) => {
                 self.check_pages(page)?;
                 room.check_pool(page, needed)?;
             }
-            Store::Memory if self.shared && !self.options.prefault => {
-                room.check_memory(false, needed)?;
-            }
-            _ => {}
+            (Store::Memory, _) => room.check_memory(prefault, needed)?,
+            // Its pages go back to it when memory is short.
+            (Store::Elsewhere, Backend::File(_)) if !prefault => {}
+            (Store::Elsewhere, _) => room.check_memory(prefault, self.sizes.all())?,
         }
         if self.shared {
             self.check_room(file, needed)?;
