@@ -202,6 +202,7 @@ impl GuestSpace {
 
     /// As [`read`](Self::read), with what became of it in `access`, which is new: also
     /// where it fails.
+    #[cfg(feature = "kvm")]
     pub(crate) fn read_telling(
         &self,
         addr: u64,
@@ -213,6 +214,7 @@ impl GuestSpace {
     }
 
     /// As [`write`](Self::write); otherwise as [`read_telling`](Self::read_telling).
+    #[cfg(feature = "kvm")]
     pub(crate) fn write_telling(
         &self,
         addr: u64,
