@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gracefault::hotplug::{BlockKind, Consent, HotplugError};
 use gracefault::kvm::{LazyMemSlot, SlotError};
 use gracefault::memory::faults::{Fault, Step, Watch};
-use gracefault::memory::{Backend, Mapping, RamOptions, RamSizes, RamSource};
+use gracefault::memory::{Backend, Mapping, RamOptions, RamSizes, RamSource, ThpAdvice};
 use gracefault::mm::WriteError;
 use libtest_mimic::Trial;
 
@@ -18,6 +18,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         kvm_test("file_after_plugs_that_failed", plugs_that_fail),
         Trial::test("file_that_is_refused", || Ok(refused()?)),
+        Trial::test("block_whose_stale_hole_fails_names_it", || Ok(stale()?)),
+        Trial::test("block_whose_advice_fails_names_it", || Ok(advice()?)),
     ]
 }
 
@@ -25,7 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn refused() -> Result<(), String> {
     let dir = tempfile::tempdir().map_err(text)?;
     let path = dir.path().join("ram");
-    for step in [Step::TryHole, Step::SizeFile] {
+    for step in [Step::LockFile, Step::TryHole, Step::SizeFile] {
         for is_there in [false, true] {
             let held = is_there.then(|| b"kept".to_vec());
             if let Some(held) = &held {
@@ -49,6 +51,57 @@ fn refused() -> Result<(), String> {
         }
         std::fs::remove_file(&path).map_err(text)?;
     }
+    Ok(())
+}
+
+const ONE_BLOCK: RamSizes = RamSizes {
+    boot: BLOCK,
+    hotplug: BLOCK,
+    block: BLOCK,
+};
+
+/// What should be gone from it cannot be made to go.
+fn stale() -> Result<(), String> {
+    let dir = tempfile::tempdir().map_err(text)?;
+    let path = dir.path().join("ram");
+    let named = format!("backing=file:{},discard=on", path.display());
+    let memfd = "backing=memfd".to_owned();
+    for (backend, discard, named) in [
+        (Backend::File(path), true, named),
+        (Backend::Memfd, false, memfd),
+    ] {
+        let options = RamOptions {
+            backend,
+            discard,
+            ..RamOptions::default()
+        };
+        let ram = RamSource::open(options, ONE_BLOCK).map_err(text)?;
+        let block = ram.map_block(0).map_err(text)?;
+        let watch = Watch::begin(&[0, 1].map(|after| Fault::once(Step::PunchHole, after)));
+        let _ = block.unmap();
+        let error = ram.map_block(0).expect_err("it is made to fail");
+        assert_eq!(watch.failed(Step::PunchHole), 2, "{error}");
+        drop(watch);
+        assert!(error.to_string().contains(&named), "{error}");
+        ram.map_block(0).map_err(text)?;
+    }
+    Ok(())
+}
+
+fn advice() -> Result<(), String> {
+    let options = RamOptions {
+        thp: ThpAdvice::Unwanted,
+        ..RamOptions::default()
+    };
+    let ram = RamSource::open(options, ONE_BLOCK).map_err(text)?;
+    let watch = Watch::begin(&[Fault::once(Step::AdviseMemory, 0)]);
+    let mapped = ram.map_block(0);
+    if watch.failed(Step::AdviseMemory) == 0 {
+        println!("not tried: no transparent huge pages");
+        return Ok(());
+    }
+    let error = mapped.expect_err("it is made to fail");
+    assert!(error.to_string().contains("hugepages=off"), "{error}");
     Ok(())
 }
 

@@ -60,10 +60,19 @@ impl Shared {
     /// Notes every fault that there is: when this returns none is left that somebody
     /// has read and not noted yet.
     pub(super) fn gather(&self) -> io::Result<()> {
+        let mut there = Vec::new();
+        let read = self.read_faults(&mut there);
+        // Waking may take several tries.
+        there.into_iter().for_each(|addr| self.wake(addr));
+        read
+    }
+
+    /// Notes every fault that there is; those of pages that are there go to `there`.
+    fn read_faults(&self, there: &mut Vec<u64>) -> io::Result<()> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((addr, thread)) = self.uffd.next_fault()? {
             if self.table.note(addr, thread) == Noted::There {
-                self.wake(addr);
+                there.push(addr);
             }
         }
         Ok(())
@@ -176,5 +185,65 @@ impl Shared {
             // Who finds the page still missing asks for it at once.
             thread::sleep(AGAIN);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::FromRawFd;
+
+    use super::*;
+    use crate::memory::faults::{Fault, Watch};
+    use crate::memory::{HostMemory, Mapping};
+
+    /// Others may look for faults while it waits.
+    #[test]
+    fn who_cannot_be_woken_yet_does_not_keep_others_from_reading_faults() {
+        let uffd = match Userfaultfd::open() {
+            Ok(uffd) => uffd,
+            Err(error) => {
+                crate::memory::not_tried("GRACEFAULT_REQUIRE_UFFD", &error);
+                return;
+            }
+        };
+        // SAFETY: a new descriptor, which is nobody else's.
+        let event = || unsafe { File::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
+        let shared = Shared {
+            uffd,
+            reading: Mutex::default(),
+            table: Table::default(),
+            source: Arc::new(event()),
+            stop: event(),
+            more: event(),
+            nothing: event(),
+            served: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        };
+        let memory = Mapping::anonymous(PAGE).unwrap();
+        let addr = memory.host_addr() as u64;
+        shared.table.insert(addr, PAGE, 0);
+        shared.uffd.register(addr, PAGE).unwrap();
+        // It is said to be there, and somebody sleeps for it.
+        shared.table.note(addr, 1);
+        shared.table.next().unwrap().0.is_there();
+        let watch = Watch::begin(&[Fault {
+            step: Step::WakeSleeper,
+            after: 0,
+            times: 3,
+        }]);
+        thread::scope(|scope| {
+            scope.spawn(|| memory.read(0, &mut [0]).unwrap());
+            scope.spawn(|| {
+                while watch.reached(Step::WakeSleeper) == 0 {
+                    shared.gather().unwrap();
+                }
+            });
+            while watch.failed(Step::WakeSleeper) == 0 {
+                thread::yield_now();
+            }
+            let is_free = shared.reading.try_lock().is_ok();
+            shared.uffd.put(addr, &[0; PAGE as usize]).unwrap();
+            assert!(is_free, "it is held for as long as waking takes");
+        });
     }
 }

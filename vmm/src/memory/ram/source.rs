@@ -194,12 +194,20 @@ impl RamSource {
         let part = self.file.as_ref().map(part).transpose()?;
         // A hole that could not be made when the part was given up last.
         if let Some(part) = part.as_ref().filter(|part| part.claim.is_stale()) {
-            part.punch(len as usize)?;
+            part.punch(len as usize).map_err(|error| {
+                self.wrong(
+                    "the hole that unplugging should have left cannot be made",
+                    error,
+                )
+            })?;
         }
         let explain = |error| self.explain(&HostRoom::read(), error, len);
         let mapping = Mapping::new(len, align, flags, part).map_err(explain)?;
         let (addr, bytes) = mapping.raw();
-        advice::advise_thp(addr, bytes, self.advice)?;
+        advice::advise_thp(addr, bytes, self.advice).map_err(|error| {
+            let what = "the host takes no advice on huge pages (leave out hugepages=)";
+            self.wrong(what, error)
+        })?;
         self.prefaulted(mapping)
     }
 
@@ -235,9 +243,28 @@ impl RamSource {
                 "{} has no page to give: its file system is full, or it was cut short",
                 path.display()
             ),
+            (Backend::PrivateFile(path), None, Some(libc::EFAULT)) => format!(
+                "{} has no page to give: it was cut short, or cannot be read",
+                path.display()
+            ),
             _ => return error,
         };
         io::Error::new(io::ErrorKind::OutOfMemory, format!("{what} ({error})"))
+    }
+
+    /// The error with the settings that it is of, as a user writes them.
+    fn wrong(&self, what: &str, error: io::Error) -> io::Error {
+        let options = &self.options;
+        let path = options.path().map(|path| format!(":{}", path.display()));
+        let thp = match options.thp {
+            ThpAdvice::HostDecides => "",
+            ThpAdvice::Wanted => ",hugepages=thp",
+            ThpAdvice::Unwanted => ",hugepages=off",
+        };
+        let discard = if options.discard { ",discard=on" } else { "" };
+        let (backing, path) = (options.backing(), path.unwrap_or_default());
+        let text = format!("backing={backing}{path}{thp}{discard}: {what}: {error}");
+        io::Error::new(error.kind(), text)
     }
 
     /// Bytes of the pool's pages that it is made of.

@@ -344,6 +344,50 @@ fn huge_pages_of_a_named_file_are_checked() {
     }
 }
 
+/// A pool's pages are none of the memory that others can have.
+#[test]
+fn a_prefaulted_file_of_huge_pages_needs_no_other_memory() {
+    let room = HostRoom {
+        available: Some(SIZES.all() / 2),
+        huge: vec![HugeRoom {
+            page: 2 << 20,
+            pages: 64,
+            total: 64,
+            cgroup: None,
+        }],
+        ..HostRoom::read()
+    };
+    let opened = |backend, path: &Path| {
+        let options = RamOptions {
+            backend,
+            prefault: true,
+            ..Default::default()
+        };
+        std::fs::write(path, "").unwrap();
+        File::options()
+            .write(true)
+            .open(path)
+            .and_then(|file| file.set_len(SIZES.file_len()))
+            .unwrap();
+        RamSource::open_in(&room, options, SIZES)
+    };
+    let on_disk = tempfile::tempdir().unwrap();
+    let path = on_disk.path().join("ram");
+    for backend in [Backend::File, Backend::PrivateFile, Backend::Image] {
+        let error = opened(backend(path.clone()), &path).unwrap_err();
+        let is_it = matches!(error, RamError::Refused(Refusal::Memory { .. }));
+        assert!(is_it, "{error}");
+    }
+    if let Some(mount) = Mount::new(c"hugetlbfs", c"pagesize=2M") {
+        let path = mount.0.path().join("ram");
+        for backend in [Backend::File, Backend::PrivateFile] {
+            opened(backend(path.clone()), &path).unwrap();
+        }
+        let error = opened(Backend::Image(path.clone()), &path).unwrap_err();
+        assert!(matches!(error, RamError::Refused(Refusal::Memory { .. })));
+    }
+}
+
 /// What stopped it is named, be it the pool or a limit on what may be taken of it.
 #[test]
 fn huge_pages_that_do_not_come_have_a_reason() {
@@ -422,6 +466,22 @@ fn prefaulting_what_is_not_there_is_an_error_and_leaves_nothing() {
     let error = source.map_block(0).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
     assert!(error.to_string().contains("cut short"), "{error}");
+}
+
+#[test]
+fn a_private_file_that_was_cut_short_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ram");
+    let file = File::create(&path).unwrap();
+    file.set_len(SIZES.file_len()).unwrap();
+    let backend = Backend::PrivateFile(path.clone());
+    let source = open(backend, |options| options.prefault = true);
+    file.set_len(0).unwrap();
+    let text = source.map_block(0).unwrap_err().to_string();
+    assert!(
+        text.contains(path.to_str().unwrap()) && text.contains("cut short"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@ use crate::memory::ram::{Backend, RamOptions, RamSizes, ThpAdvice};
 const OTHER_MAPPINGS: u64 = 1024;
 
 impl HostRoom {
-    /// Whether there is room for all that is asked for.
+    /// Whether there is room for all that is asked for; but for the pages of a file
+    /// that is mapped, which [`RamSource::open`](crate::memory::RamSource::open) checks.
     ///
     /// # Errors
     ///
@@ -20,9 +21,8 @@ impl HostRoom {
         self.check_process(options, sizes)?;
         match options.backend {
             Backend::Hugetlb(page) => self.check_pool(page.bytes(), sizes.all()),
-            // Its pages go back to the file when memory is short, unless that is in
-            // memory itself: seen when it is opened.
-            Backend::File(_) if !options.prefault => Ok(()),
+            // What it needs depends on where it is: seen when it is opened.
+            Backend::File(_) | Backend::PrivateFile(_) => Ok(()),
             _ => self.check_memory(options.prefault, sizes.all()),
         }
     }

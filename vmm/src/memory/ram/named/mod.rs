@@ -1,10 +1,11 @@
-//! A file that the user named: opened, made this guest's alone, checked, made long
-//! enough.
+//! A file that the user named: opened, checked, made long enough.
 
-use std::fs::{File, OpenOptions};
+mod open;
+
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::file::{self, Store};
@@ -39,79 +40,17 @@ impl<'a> Named<'a> {
     }
 
     /// Opens it, and makes it long enough if it is to be written to. On an error it is
-    /// as it was, and not there if it was not. While it is open no other guest gets it,
-    /// unless both only read it.
+    /// as it was, and not there if it was not (where it cannot be locked it may be left,
+    /// empty). While it is open no other guest gets it, unless both only read it.
     pub(super) fn open(&self, room: &HostRoom) -> Result<File, RamError> {
-        let (file, is_new) = self.open_or_make()?;
-        self.lock(&file)?;
+        let opened = self.open_locked(|| self.open_or_make())?;
         let ready = self
-            .check(room, &file)
-            .and_then(|found| self.lengthen(&file, found));
-        if ready.is_err() && is_new {
-            // Made above, and locked: nobody has anything in it.
-            let _ = std::fs::remove_file(self.path);
+            .check(room, &opened.file)
+            .and_then(|found| self.lengthen(&opened.file, found));
+        if ready.is_err() {
+            self.take_back(&opened);
         }
-        ready.map(|()| file)
-    }
-
-    /// The file, and whether it was not there before.
-    fn open_or_make(&self) -> Result<(File, bool), RamError> {
-        let mut how = OpenOptions::new();
-        how.read(true)
-            .write(self.shared)
-            // A pipe would make it wait for a reader.
-            .custom_flags(libc::O_NONBLOCK);
-        let open = || match how.clone().create_new(self.shared).open(self.path) {
-            Ok(file) => Ok((file, self.shared)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // `create`: where a link leads there may be none.
-                let file = how.clone().create(true).open(self.path)?;
-                Ok((file, false))
-            }
-            Err(error) => Err(error),
-        };
-        faults::check(Step::OpenFile)
-            .and_then(|()| open())
-            .map_err(|error| self.wrong(format!("it cannot be opened: {error}")))
-    }
-
-    /// Makes it this guest's alone, or, if it is only read, no other's who writes.
-    fn lock(&self, file: &File) -> Result<(), RamError> {
-        let kind = match self.shared {
-            true => libc::F_WRLCK,
-            false => libc::F_RDLCK,
-        };
-        let lock = libc::flock {
-            l_type: kind as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        let locked = faults::check(Step::LockFile).and_then(|()| {
-            // SAFETY: reads the structure, which outlives the call.
-            match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        });
-        let Err(error) = locked else {
-            return Ok(());
-        };
-        match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => Err(self.wrong(
-                "another guest uses it (it is locked): end that one, or name another file".into(),
-            )),
-            // Not every file system has locks.
-            Some(libc::ENOLCK | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => {
-                log::warn!(
-                    "{} cannot be locked ({error}): see that no other guest uses it",
-                    self.path.display()
-                );
-                Ok(())
-            }
-            _ => Err(self.wrong(format!("it cannot be locked: {error}"))),
-        }
+        ready.map(|()| opened.file)
     }
 
     /// Whether it will do, and the host has room for what it has not got yet; its
@@ -135,16 +74,18 @@ impl<'a> Named<'a> {
             true => len.saturating_sub(about.blocks() * 512),
             false => self.sizes.all(),
         };
-        let is_mapped = !matches!(self.options.backend, Backend::Image(_));
-        match Store::of(file) {
-            Store::Pool(page) if is_mapped => {
+        let prefault = self.options.prefault;
+        match (Store::of(file), &self.options.backend) {
+            // Only read: what the guest has is other memory, which has been checked.
+            (_, Backend::Image(_)) => {}
+            (Store::Pool(page), _) => {
                 self.check_pages(page)?;
                 room.check_pool(page, needed)?;
             }
-            Store::Memory if self.shared && !self.options.prefault => {
-                room.check_memory(false, needed)?;
-            }
-            _ => {}
+            (Store::Memory, _) => room.check_memory(prefault, needed)?,
+            // Its pages go back to it when memory is short.
+            (Store::Elsewhere, Backend::File(_)) if !prefault => {}
+            (Store::Elsewhere, _) => room.check_memory(prefault, self.sizes.all())?,
         }
         if self.shared {
             self.check_room(file, needed)?;
@@ -217,6 +158,8 @@ impl<'a> Named<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
     use std::path::Path;
 
     use super::*;
@@ -274,6 +217,33 @@ mod tests {
         }
         let text = error(Path::new("/"), true, 4096);
         assert!(text.contains("cannot be opened"), "{text}");
+    }
+
+    #[test]
+    fn a_link_to_no_file_makes_one_and_takes_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("deep")).unwrap();
+        symlink("deep/two", at("one")).unwrap();
+        symlink("../ram", at("deep/two")).unwrap();
+        let text = error(&at("one"), true, 1 << 55);
+        assert!(text.contains("has room for"), "{text}");
+        assert!(!at("ram").exists());
+        assert!(at("one").is_symlink() && at("deep/two").is_symlink());
+        open(&at("one"), true, 4096).unwrap();
+        assert_eq!(fs::metadata(at("ram")).unwrap().len(), 4096);
+        // A link in a circle leads nowhere.
+        symlink("circle", at("circle")).unwrap();
+        assert!(error(&at("circle"), true, 4096).contains("cannot be opened"));
+    }
+
+    /// It has no name, and is at this path all the same.
+    #[test]
+    fn a_file_that_was_inherited_will_do() {
+        let file = file::memfd(c"inherited", 0).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        open(&path, true, 4096).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 4096);
     }
 
     #[test]
