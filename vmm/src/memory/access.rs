@@ -203,7 +203,8 @@ impl GuestSpace {
     /// As [`read`](Self::read), but what became of it goes to `access`, which is to be a new
     /// one, also as far as it came where it fails. For who answers exits: nothing is handed
     /// from frame to frame.
-    pub fn read_telling(
+    #[cfg(feature = "kvm")]
+    pub(crate) fn read_telling(
         &self,
         addr: u64,
         data: &mut [u8],
@@ -214,7 +215,8 @@ impl GuestSpace {
     }
 
     /// As [`write`](Self::write); otherwise as [`read_telling`](Self::read_telling).
-    pub fn write_telling(
+    #[cfg(feature = "kvm")]
+    pub(crate) fn write_telling(
         &self,
         addr: u64,
         data: &[u8],

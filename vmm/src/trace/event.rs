@@ -239,15 +239,9 @@ fn byte(word: u64, n: u32) -> usize {
 
 impl Exit {
     #[inline(always)]
-    fn encode(&self) -> Words {
-        let served = match self.served {
-            None => 0,
-            Some(Served::Memory) => 1,
-            Some(Served::Device) => 2,
-            Some(Served::DeviceFailed) => 3,
-            Some(Served::Unmapped) => 4,
-            Some(Served::RomWrite) => 5,
-        };
+    pub(super) fn encode(&self) -> Words {
+        // As in `SERVED`, reckoned: a table would be one page more for each exit.
+        let served = self.served.map_or(0, |served| served as u64 + 1);
         let piece = match self.piece {
             0 => 0,
             1 => 1,

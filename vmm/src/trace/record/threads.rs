@@ -112,10 +112,10 @@ impl VcpuRecorder {
     }
 
     /// Records one. Never blocks, but for the first of a thread, which makes the ring.
-    #[inline]
-    pub fn exit(&mut self, exit: Exit) {
-        let vcpu = self.vcpu;
-        let words = Event::Exit(Exit { vcpu, ..exit }).encode();
+    #[inline(always)]
+    pub fn exit(&mut self, mut exit: Exit) {
+        exit.vcpu = self.vcpu;
+        let words = exit.encode();
         match &mut self.producer {
             Some(producer) => producer.put(&words),
             None => self.first(&words),
