@@ -11,6 +11,7 @@ use gracefault::machine::{Machine, MachineConfig, StopRequest};
 use gracefault::memory::faults::{Fault, Step, Watch};
 use gracefault::memory::{Backend, HugePage, Mapping, PAGE, RamOptions, RamSizes, RamSource};
 use gracefault::mm::WriteError;
+use gracefault_guest::abi;
 use libtest_mimic::{Completion, Trial};
 
 use crate::support::blocks::{Blocks, Picture};
@@ -30,6 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test(
             "causes_in_the_host_beside_a_pause",
             no_thread_beside_a_pause,
+        ),
+        kvm_test(
+            "causes_in_the_host_beside_a_writer",
+            no_thread_beside_a_writer,
         ),
         kvm_test_if("causes_in_the_host_of_huge_pages", huge_pages),
     ]
@@ -106,6 +111,37 @@ fn no_thread_beside_a_pause() -> Outcome {
             }
         };
         assert!(failed && watch.failed(Step::StartVcpu) == 1);
+    }
+    Ok(())
+}
+
+/// A vCPU cannot be started while an earlier one waits for a writer: it waits no more.
+fn no_thread_beside_a_writer() -> Outcome {
+    const VCPUS: u32 = 32;
+    for _ in 0..10 {
+        let config = MachineConfig {
+            vcpus: VCPUS,
+            ..MachineConfig::default()
+        };
+        let machine = Machine::new(config, Box::new(std::io::sink()))?;
+        let handle = machine.handle()?;
+        let mut section = handle.memory().mm().mmap_write_lock()?;
+        for gpa in [abi::TEST_GPA, abi::EXIT_GPA, abi::HOTPLUG_GPA] {
+            let device = section.find_vma(gpa).map(|vma| vma.range());
+            section.unmap(device.ok_or("a device")?)?;
+        }
+        let drained = section.lock()?;
+        let watch = Watch::begin(&[Fault::once(Step::StartVcpu, u64::from(VCPUS) - 1)]);
+        let (done, is_done) = mpsc::channel();
+        // Not joined: it would hang with the run.
+        thread::spawn(move || {
+            let ended = machine.run(&StopRequest::new(), &mut |_| ());
+            let _ = done.send(ended.is_err());
+        });
+        let failed = is_done.recv_timeout(Duration::from_secs(60));
+        assert!(failed.map_err(|_| "it hangs with a vCPU that waits")?);
+        assert_eq!(watch.failed(Step::StartVcpu), 1);
+        drop(drained);
     }
     Ok(())
 }

@@ -22,9 +22,34 @@ pub(crate) fn trials() -> Vec<Trial> {
             "races_of_two_threads_with_200_blocks_each",
             two_hundred_each,
         ),
+        kvm_test("races_for_the_number_of_a_plug", number_of_a_plug),
         kvm_test("the_last_memslot_and_one_more", last_memslot),
         kvm_test("blocks_at_the_end_of_the_space", at_the_end),
     ]
+}
+
+/// A block that is plugged is unplugged and plugged by another thread before the first one
+/// can look: each is told the number of its own plug.
+fn number_of_a_plug() -> Outcome {
+    let blocks = Blocks::new(PAGE, 1)?;
+    let region = &blocks.region;
+    let plug = || region.plug(0, BlockKind::Cooperative).map(|r| r.plug);
+    for _ in 0..500 {
+        let (first, second) = thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                while region.unplug(0, Consent::Surprise, None).is_err() {
+                    std::hint::spin_loop();
+                }
+                plug()
+            });
+            (plug(), other.join().expect("no panic"))
+        });
+        let (first, second) = (first?, second?);
+        assert!(first < second, "{first}, {second}");
+        assert_eq!(region.plug_of(0), Some(second));
+        region.unplug(0, Consent::Surprise, None)?;
+    }
+    Ok(())
 }
 
 /// Two regions over the same addresses, one of which has larger blocks: only the

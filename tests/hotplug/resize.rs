@@ -1,7 +1,7 @@
 //! Resizing: what it reaches, what it tells, and how it gives way.
 use std::io::sink;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("resize_up_and_down", up_and_down),
         kvm_test("resize_refuses_what_cannot_be", refuses),
         kvm_test("resize_gives_way_to_a_newer_one", gives_way),
+        kvm_test(
+            "resize_beside_a_cancel_that_looks",
+            beside_a_cancel_that_looks,
+        ),
         kvm_test("resize_tells_why_it_failed", tells_why),
         kvm_test("resize_ends_with_its_resizer", ends),
         kvm_test("resize_beside_others_that_plug", beside_others),
@@ -143,6 +147,55 @@ fn gives_way() -> Outcome {
             BlockPhase::Offered,
             "{block}"
         );
+    }
+    Ok(())
+}
+
+/// An unplug that waits for the guest looks at the region for whether to go on, as often
+/// as a resize asks and withdraws: neither waits for the other.
+fn beside_a_cancel_that_looks() -> Outcome {
+    let blocks = Blocks::new(BLOCK, 4)?;
+    let resizer = Resizer::new(blocks.region.clone())?;
+    join(&blocks)?;
+    let usual = ResizeOptions::default();
+    resizer.request(4 * BLOCK, usual)?.wait(soon())?;
+    let over = Arc::new(AtomicBool::new(false));
+    let (done, is_done) = mpsc::channel();
+    let (region, is_over, asked) = (blocks.region.clone(), over.clone(), done.clone());
+    // Not joined: they would hang with what they do.
+    thread::spawn(move || {
+        let cancelled = || region.plugged().is_empty() || is_over.load(Relaxed);
+        let consent = Consent::Asked {
+            deadline: Instant::now() + Duration::from_secs(600),
+            cancelled: &cancelled,
+        };
+        let refused = matches!(
+            region.unplug(0, consent, None),
+            Err(HotplugError::NotReleased(_))
+        );
+        let _ = asked.send(refused);
+    });
+    until("it asks", || {
+        blocks.controller.phase(0) == BlockPhase::AskedBack
+    });
+    let region = blocks.region.clone();
+    thread::spawn(move || {
+        let mut good = true;
+        for round in 0..20_000 {
+            let wanted = if round % 2 == 0 { 1 } else { 4 };
+            good &= resizer.request(wanted * BLOCK, usual).is_ok();
+            if round % 64 == 0 {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        over.store(true, Relaxed);
+        region.wake();
+        drop(resizer);
+        let _ = done.send(good);
+    });
+    for _ in 0..2 {
+        let good = is_done.recv_timeout(Duration::from_secs(60));
+        assert!(good.map_err(|_| "they wait for each other")?);
     }
     Ok(())
 }

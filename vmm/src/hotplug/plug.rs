@@ -28,7 +28,7 @@ impl HotplugRegion {
     pub fn plug_all(&self, blocks: &[u32], kind: BlockKind) -> Result<PlugReport, HotplugError> {
         let claim = Claim::of(self, blocks)?;
         let (slots, report) = self.bring_in(blocks, kind)?;
-        let plug = self.plugs.fetch_add(1, Ordering::Relaxed);
+        let plug = report.plug;
         for (block, slot) in slots {
             // Offered before it can be found and unplugged: the other order
             // would ask the guest back for what it was never offered.
@@ -93,6 +93,7 @@ impl HotplugRegion {
         let map = (total - mmap - kvm).saturating_sub(waking);
         let report = PlugReport {
             blocks: blocks.len(),
+            plug: self.plugs.fetch_add(1, Ordering::Relaxed),
             total,
             mmap,
             kvm,

@@ -24,7 +24,7 @@ impl HotplugRegion {
         for one in out {
             put_in(one);
         }
-        let again = drained.instead(|vma| {
+        drained.publish_instead(|vma| {
             let is_of = |one: &&&Taken<'_>| self.block_range(one.block()).covers(vma.range());
             let slot = out.iter().find(is_of)?.slot().clone();
             let memory = match vma.payload() {
@@ -38,7 +38,6 @@ impl HotplugRegion {
             let flags = vma.flags().union(GuestSpace::LAZY);
             Some((flags, Backing::Lazy(LazyRam { memory, slot })))
         });
-        again.publish();
     }
 }
 

@@ -10,6 +10,9 @@ use crate::mm::DrainReport;
 pub struct PlugReport {
     /// How many blocks.
     pub blocks: usize,
+    /// The number of the plug, which [`plug_of`](super::HotplugRegion::plug_of) says of
+    /// each of its blocks until that is unplugged, and of no other.
+    pub plug: u64,
     /// All of it.
     pub total: Duration,
     /// Getting the memory from the host.

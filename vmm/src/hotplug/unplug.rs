@@ -15,7 +15,8 @@ use crate::mm::{DrainReport, Published};
 pub enum Consent<'a> {
     /// It is asked, and waited for until `deadline` or until `cancelled` returns
     /// true (it is called again after
-    /// [`HotplugController::wake`](crate::devices::HotplugController::wake)).
+    /// [`HotplugController::wake`](crate::devices::HotplugController::wake)). That is
+    /// called with nothing locked: it may look at the region.
     Asked {
         /// When to give up.
         deadline: Instant,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::exit_path::{Ended as Figures, Ending, ExitPath, Shared};
+use super::exit_path::{Ended as Figures, Ending, ExitPath};
 use super::gate::Pause;
 use super::handle::{Inner, Phase};
 use super::recorded;
@@ -117,15 +117,19 @@ impl Machine {
         let mut group = VcpuGroup::new();
         // Dropped before the group, which waits for its threads: none of them rests then.
         let _ending = Ends(&inner);
+        let guest_ended = AtomicBool::new(false);
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
             let sabotage = self.config.sabotage.filter(|_| id == 0);
             let (shared, hand_in) = (self.shared.clone(), hand_in.clone());
             let path = ExitPath::new(id, shared, hand_in, sabotage);
-            group.spawn_with(vcpu, path)?;
+            if let Err(error) = group.spawn_with(vcpu, path) {
+                // Those before it may wait for a writer by now.
+                self.end_waits(&group, &guest_ended);
+                return Err(error.into());
+            }
         }
         drop(hand_in);
 
-        let guest_ended = AtomicBool::new(false);
         let churn_stop = AtomicBool::new(false);
         let churn_report = Mutex::default();
         let (cause, figures, ended, churned) = thread::scope(|scope| {
@@ -145,15 +149,9 @@ impl Machine {
                 flipped: false,
                 told: None,
             };
-            let ends = EndsWaits {
-                guest_ended: &guest_ended,
-                shared: &self.shared,
-            };
+            let ends = EndsWaits(|| self.end_waits(&group, &guest_ended));
             let (cause, mut figures) = watch.until_the_end(&handed_in, &churn_stop);
             self.inner.enters(Phase::Ending);
-            // First this: a lookup that is told not to wait any more answers with
-            // all ones, and no guest may go on with that.
-            group.threads().iter().for_each(VcpuThread::request_stop);
             drop(ends);
             let ended = group.stop();
             // What the vCPUs that were stopped just now had recorded.
@@ -191,6 +189,17 @@ impl Machine {
             .take_recording()
             .map(|recording| recorded::finish(recording, &report));
         Ok(report)
+    }
+
+    /// Lets nobody wait for the guest any more, nor the vCPUs for anybody.
+    fn end_waits(&self, group: &VcpuGroup<Ending>, guest_ended: &AtomicBool) {
+        // First this: a lookup that is told not to wait any more answers with
+        // all ones, and no guest may go on with that.
+        group.threads().iter().for_each(VcpuThread::request_stop);
+        guest_ended.store(true, Ordering::Relaxed);
+        self.shared.kill.raise();
+        self.shared.gate.end();
+        self.shared.controller.wake();
     }
 
     /// The hotplug thread.
@@ -240,19 +249,13 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Lets nobody wait for the guest any more, when dropped: so also if the progress
-/// callback panics, and the scope waits for the hotplug thread.
-struct EndsWaits<'a> {
-    guest_ended: &'a AtomicBool,
-    shared: &'a Shared,
-}
+/// Has the waits end when it is dropped: so also if the progress callback panics, and the
+/// scope waits for the hotplug thread.
+struct EndsWaits<F: Fn()>(F);
 
-impl Drop for EndsWaits<'_> {
+impl<F: Fn()> Drop for EndsWaits<F> {
     fn drop(&mut self) {
-        self.guest_ended.store(true, Ordering::Relaxed);
-        self.shared.kill.raise();
-        self.shared.gate.end();
-        self.shared.controller.wake();
+        (self.0)();
     }
 }
 

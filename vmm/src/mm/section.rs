@@ -329,24 +329,35 @@ impl<T: Payload> Drained<'_, T> {
         })
     }
 
-    /// Gives up what was planned, once and for all, for another plan: each VMA that is
-    /// locked stays, and those for which `other` has flags and a payload are made anew
-    /// with these. For side effects that failed and left a VMA other than it was.
-    /// Nothing can fail, and nobody is waited for.
-    pub fn instead(mut self, mut other: impl FnMut(&Vma<T>) -> Option<(VmFlags, T)>) -> Self {
-        let core = self.open.core;
-        let mut plan = Plan::new(core.root(), core.range, self.open.first);
-        for slot in self.plan.goes.values() {
+    /// Gives up what was planned for another plan, and [publishes](Self::publish) that:
+    /// each VMA that is locked stays, and those for which `other` has flags and a payload
+    /// are made anew with these. For side effects that failed and left a VMA other than
+    /// it was. Nothing can fail, and nobody is waited for.
+    ///
+    /// `other` is called with the write set locked, once for each VMA in it, in order. It
+    /// must not use the map, as side effects must not: to look one of these VMAs up would
+    /// wait for this very section. If it panics, the section ends with nothing changed.
+    pub fn publish_instead(
+        self,
+        mut other: impl FnMut(&Vma<T>) -> Option<(VmFlags, T)>,
+    ) -> Published<T> {
+        // A binding made here is dropped before `other` is, and all payloads are in it,
+        // behind the map lock: a panic drops none of them under that.
+        let mut drained = self;
+        let core = drained.open.core;
+        let plan = Plan::new(core.root(), core.range, drained.open.first);
+        let former = std::mem::replace(&mut drained.plan, plan);
+        for slot in drained.former.insert(former).goes.values() {
             // SAFETY: in the drained write set, as long as the section lasts.
             let vma = unsafe { (**slot).vma() };
             if let Some((flags, payload)) = other(vma) {
-                plan.replace(*slot, vma, flags, payload);
+                drained.plan.replace(*slot, vma, flags, payload);
             }
         }
-        let next = Next::build(core, &mut plan, &[], true);
-        self.spare.push(std::mem::replace(&mut self.next, next));
-        self.former = Some(std::mem::replace(&mut self.plan, plan));
-        self
+        let next = Next::build(core, &mut drained.plan, &[], true);
+        let spare = std::mem::replace(&mut drained.next, next);
+        drained.spare.push(spare);
+        drained.publish()
     }
 
     /// Makes the planned map the one in force, all of it at once, ends the

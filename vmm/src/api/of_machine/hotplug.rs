@@ -187,13 +187,8 @@ impl Hotplug {
             }
         };
         let (range, count) = (self.range(&blocks), blocks.len() as u32);
-        // One that is not there any more needs no name.
-        if let Some(name) = name
-            && let Some(plug) = blocks
-                .first()
-                .and_then(|first| self.region().plug_of(*first))
-        {
-            name.give(blocks, plug);
+        if let Some(name) = name {
+            name.give(blocks, report.plug);
         }
         Ok(PlugReport {
             range,

@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) vcpus: Vec<Mailbox>,
     /// Every block that is not [`BlockPhase::Released`].
     pub(super) blocks: BTreeMap<u32, Block>,
+    /// How often those who wait were told to look whether they are cancelled.
+    pub(super) wakes: u64,
 }
 
 impl State {

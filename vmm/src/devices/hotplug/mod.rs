@@ -66,6 +66,7 @@ impl HotplugController {
         let state = State {
             vcpus,
             blocks: BTreeMap::new(),
+            wakes: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -129,7 +130,8 @@ impl HotplugController {
     }
 
     /// Blocks until no vCPU uses the block any more, until `deadline`, or until
-    /// [`wake`](Self::wake) is called and `cancelled` then returns true.
+    /// [`wake`](Self::wake) is called and `cancelled` then returns true. That is called
+    /// with nothing locked, and may use the controller.
     pub fn wait_released(
         &self,
         block: u32,
@@ -138,9 +140,16 @@ impl HotplugController {
     ) -> Result<(), NotReleased> {
         let since = Instant::now();
         let mut state = self.lock();
-        while let Some(entry) = state.blocks.get(&block) {
+        while state.blocks.contains_key(&block) {
+            let wakes = state.wakes;
+            drop(state);
+            let is_cancelled = cancelled();
+            state = self.lock();
+            let Some(entry) = state.blocks.get(&block) else {
+                break;
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || cancelled() {
+            if left.is_zero() || is_cancelled {
                 let users = entry.users.iter().copied().collect();
                 return Err(NotReleased {
                     block,
@@ -148,8 +157,11 @@ impl HotplugController {
                     users,
                 });
             }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            // Woken meanwhile, it looks again before it sleeps.
+            if state.wakes == wakes {
+                let waited = self.changed.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
         Ok(())
     }
@@ -157,7 +169,9 @@ impl HotplugController {
     /// Lets every thread in [`wait_released`](Self::wait_released) look whether it
     /// is cancelled.
     pub fn wake(&self) {
-        drop(self.lock());
+        let mut state = self.lock();
+        state.wakes = state.wakes.wrapping_add(1);
+        drop(state);
         self.changed.notify_all();
     }
 

@@ -166,3 +166,29 @@ fn a_waiter_is_woken_by_the_release_and_by_a_cancel() {
         waiter.join().unwrap().unwrap();
     });
 }
+
+/// What says whether to go on may wait for a thread that is at the controller, and be told
+/// to look again meanwhile.
+#[test]
+fn whether_it_is_cancelled_is_asked_unlocked() {
+    let c = std::sync::Arc::new(HotplugController::new(1));
+    write(&c, 0, regs::JOIN, 1).unwrap();
+    c.offer(1, false);
+    c.ask_back(1);
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let cancelled = || {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let other = c.clone();
+        std::thread::spawn(move || {
+            other.wake();
+            done.send(()).unwrap();
+        });
+        let waited = is_done.recv_timeout(Duration::from_secs(10));
+        assert!(waited.is_ok(), "it is asked with the controller locked");
+        asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 2
+    };
+    // Woken while it looks, it looks again: no wake-up is lost.
+    let far = Instant::now() + Duration::from_secs(600);
+    assert!(c.wait_released(1, far, &cancelled).is_err());
+    assert_eq!(asked.into_inner(), 3);
+}

@@ -202,3 +202,34 @@ fn loom_a_bare_walk_beside_changes() {
         writer.join().unwrap();
     });
 }
+
+/// A section that removes and maps, then publishes something else instead: what stays is
+/// never missed, what is made anew is there before or after, and what was planned never.
+#[test]
+fn loom_published_instead() {
+    model(|| {
+        let mm = space(&[a(), b()]);
+        let there = mm.clone();
+        let writer = thread::spawn(move || {
+            let mut section = there.mmap_write_lock().unwrap();
+            section.unmap(range(A, 20)).unwrap();
+            section.map(range(A, 30), ROM, 0, 8).unwrap();
+            let drained = section.lock().unwrap();
+            let done = drained.publish_instead(|vma| (vma.range() == a()).then_some((ROM, 7)));
+            assert!(done.removed.is_empty());
+            assert_eq!(done.replaced.len(), 1);
+            assert_eq!(*done.replaced[0].payload(), 7);
+        });
+        let made = lookup(&mm, A).expect("always mapped");
+        use_it(&made);
+        assert_eq!(made.range(), a());
+        assert_eq!(made.generation() == 1, made.flags() == RAM);
+        drop(made);
+        let kept = lookup(&mm, B).expect("always mapped");
+        use_it(&kept);
+        assert_eq!((kept.range(), kept.generation()), (b(), 1));
+        drop(kept);
+        writer.join().unwrap();
+        assert!(lookup(&mm, 20).is_none());
+    });
+}

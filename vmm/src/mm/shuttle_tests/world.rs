@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use shuttle::thread::{self, JoinHandle};
 
-use super::super::{KillFlag, LookupError, LookupPath, MmStats, VmaPin, WaitOptions, WriteError};
+use super::super::{
+    Drained, KillFlag, LookupError, LookupPath, MmStats, VmaPin, WaitOptions, WriteError,
+};
 use super::pages::{ALWAYS, Held, PAGE, PAGES, Pages, Part, RAM, ROM, pages};
 use super::*;
 
@@ -28,6 +30,7 @@ struct Seen {
     merges: AtomicU64,
     kills: AtomicU64,
     given_up: AtomicU64,
+    instead: AtomicU64,
 }
 
 impl Seen {
@@ -176,10 +179,29 @@ impl World {
             seen.given_up.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        if once_in(6) {
+            seen.instead.fetch_add(1, Ordering::Relaxed);
+            self.publish_instead(drained);
+            return;
+        }
         let done = drained.publish();
         let parts = done.replaced.windows(2);
         let merged = parts.filter(|two| two[0].goes_on_as(&two[1])).count();
         seen.merges.fetch_add(merged as u64, Ordering::Relaxed);
+    }
+
+    /// Has some of what is locked made anew as it is, but for the payload, in place of
+    /// what was planned.
+    fn publish_instead(&self, drained: Drained<'_, Part>) {
+        let removed = drained.removed().count();
+        let mut anew = Vec::new();
+        let done = drained.publish_instead(|vma| {
+            let part = once_in(2).then(|| self.pages.part(random(3)))?;
+            anew.push(vma.range());
+            Some((vma.flags(), part))
+        });
+        assert!(done.removed.is_empty(), "{removed} were planned to be");
+        assert!(done.replaced.iter().map(|vma| vma.range()).eq(anew));
     }
 
     fn step(&self, section: &mut super::super::WriteSection<'_, Part>) -> Result<(), WriteError> {
@@ -262,11 +284,14 @@ fn check_everything(strategy: Strategy) {
         merges,
         kills,
         given_up,
+        instead,
     } = Arc::into_inner(seen).expect("the model is over");
-    let mut counts = vec![waits, drains, rounds, merges, kills, given_up];
+    let mut counts = vec![waits, drains, rounds, merges, kills, given_up, instead];
     counts.extend(strategy.capabilities().nests.then_some(nested));
     let counts: Vec<_> = counts.into_iter().map(AtomicU64::into_inner).collect();
-    println!("{strategy}: waits, drains, rounds, merges, kills, given up, nested: {counts:?}");
+    println!(
+        "{strategy}: waits, drains, rounds, merges, kills, given up, instead, nested: {counts:?}"
+    );
     assert!(counts.iter().all(|count| *count > 0), "vacuous");
 }
 

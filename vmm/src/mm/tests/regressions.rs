@@ -1,6 +1,7 @@
 //! What an adversarial review found: each of these failed or hung before.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Instant;
@@ -205,4 +206,55 @@ fn planning_is_not_quadratic() {
     // caches, or else 256 times.
     let (small, large) = (time(1000), time(16_000));
     assert!(large < 120 * small, "1000: {small:?}, 16 000: {large:?}");
+}
+
+/// What `publish_instead` asks panics: what it has said so far, what was planned and what
+/// it has itself are dropped when the map lock is given up, so that all of it may use
+/// the map.
+#[test]
+fn a_panic_instead_gives_the_map_lock_up_before_it_drops_payloads() {
+    #[derive(Clone)]
+    struct Looks(Arc<OnceLock<Arc<AddressSpace<Looks>>>>, Arc<AtomicUsize>);
+    impl Payload for Looks {}
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            if let Some(mm) = self.0.get()
+                && mm.core.writer.map_lock.is_mine()
+            {
+                self.1.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    let (cell, early) = (Arc::new(OnceLock::new()), Arc::new(AtomicUsize::new(0)));
+    let looks = || Looks(cell.clone(), early.clone());
+    let mm = Arc::new(AddressSpace::new("drops", range(0, 1 << 20)));
+    for number in [1, 2] {
+        mm.map(page(number), RAM, 0, looks()).unwrap();
+    }
+    assert!(cell.set(mm.clone()).is_ok());
+    let before = mm.vmas(mm.range());
+    let mut section = mm.mmap_write_lock().unwrap();
+    section.unmap(range(at(1), 0x2000)).unwrap();
+    section.map(page(4), RAM, 0, looks()).unwrap();
+    let drained = section.lock().unwrap();
+    let mut has = Some(looks());
+    let captured = looks();
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        drained.publish_instead(move |_| {
+            let _ = &captured;
+            let said = has.take();
+            Some((
+                ROM,
+                said.unwrap_or_else(|| resume_unwind(Box::new("a caller's"))),
+            ))
+        })
+    }));
+    assert!(ended.is_err());
+    assert_eq!(
+        early.load(Ordering::Relaxed),
+        0,
+        "dropped under the map lock"
+    );
+    assert_eq!(mm.vmas(mm.range()), before);
+    mm.unmap(mm.range(), None).unwrap();
 }

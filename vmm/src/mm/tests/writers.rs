@@ -168,9 +168,8 @@ fn a_section_does_something_else_instead() {
         });
         let asleep = || mm.waiters().len() == 2;
         until(asleep);
-        let published = drained
-            .instead(|vma| (vma.range() == page(1)).then_some((ROM, Tag(7))))
-            .publish();
+        let published =
+            drained.publish_instead(|vma| (vma.range() == page(1)).then_some((ROM, Tag(7))));
         assert_eq!(published.removed.len(), 0);
         let replaced: Vec<_> = published.replaced.iter().map(|vma| vma.range()).collect();
         assert_eq!(replaced, [page(1)]);
@@ -188,6 +187,6 @@ fn a_section_does_something_else_instead() {
     let before = mm.vmas(page(1));
     let mut section = mm.mmap_write_lock().unwrap();
     section.unmap(page(1)).unwrap();
-    section.lock().unwrap().instead(|_| None).publish();
+    section.lock().unwrap().publish_instead(|_| None);
     assert_eq!(mm.vmas(page(1)), before);
 }

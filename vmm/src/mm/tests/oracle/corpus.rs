@@ -63,7 +63,7 @@ pub(super) fn run() {
 fn fate(random: &mut fastrand::Rng) -> Fate {
     match random.usize(..16) {
         i if i < ALL.len() => ALL[i],
-        4 => Fate::PayloadPanics(random.u64(1..8)),
+        5 => Fate::PayloadPanics(random.u64(1..8)),
         _ => Fate::Published,
     }
 }

@@ -8,6 +8,8 @@ pub(super) enum Fate {
     Planned,
     /// With its write set locked and drained.
     Drained,
+    /// For another plan, in which everything stays.
+    Instead,
     /// By a caller's side effect, which panics.
     EffectPanics,
     /// By a deadline: somebody has a pin.
@@ -18,9 +20,10 @@ pub(super) enum Fate {
 }
 
 /// Those that give a section up, but for the last, which is many.
-pub(super) const ALL: [Fate; 4] = [
+pub(super) const ALL: [Fate; 5] = [
     Fate::Planned,
     Fate::Drained,
+    Fate::Instead,
     Fate::EffectPanics,
     Fate::TimedOut,
 ];

@@ -119,6 +119,11 @@ impl World {
         };
         match fate {
             Fate::Drained => return None,
+            Fate::Instead => {
+                let done = drained.publish_instead(|_| None);
+                assert!(done.removed.is_empty() && done.replaced.is_empty());
+                return None;
+            }
             Fate::EffectPanics => resume_unwind(Box::new("a side effect")),
             _ => {}
         }
