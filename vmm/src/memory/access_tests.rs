@@ -1,9 +1,11 @@
 //! A test for each row of the access table; all of them at once by the calls that DMA
 //! makes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::clock;
 use crate::mm::AddrRange;
 
 const RAM: u64 = 0x1000;
@@ -298,4 +300,69 @@ fn long_accesses_reach_a_device_in_pieces_of_8() {
         *probe.seen.lock().unwrap(),
         [('r', 0, 8), ('r', 8, 8), ('r', 16, 4)]
     );
+}
+
+/// Notes when it is called.
+struct Clocked(AtomicU64);
+
+impl Device for Clocked {
+    fn name(&self) -> &str {
+        "clocked"
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.store(clock::ticks(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_last_part_says_when_it_was_looked_up() {
+    let space = GuestSpace::physical(AddrRange::new(0, SIZE).unwrap());
+    let clocked = || Arc::new(Clocked(AtomicU64::new(0)));
+    let (first, last) = (clocked(), clocked());
+    for (page, device) in [(DEVICE, &first), (DEVICE + PAGE, &last)] {
+        let range = AddrRange::new(page, PAGE).unwrap();
+        space.map_device(range, device.clone()).unwrap();
+    }
+    let across = || read::<8>(&space, DEVICE + PAGE - 4).1;
+    assert_eq!(across().looked_up, 0);
+    space.stamp_accesses(true);
+    let access = across();
+    let called = [&first, &last].map(|device| device.0.load(Ordering::Relaxed));
+    assert!(
+        (called[0]..=called[1]).contains(&access.looked_up),
+        "{called:?}, {access:?}"
+    );
+    assert_eq!(access.vma, Some(DEVICE + PAGE));
+}
+
+/// Whichever part it was.
+#[test]
+fn an_access_is_nested_if_one_of_its_parts_was() {
+    let (space, _) = space(AccessSizes::ANY);
+    let range = |start| AddrRange::new(start, PAGE).unwrap();
+    std::thread::scope(|scope| {
+        let held = space.mm().lock_vma_under_rcu(RAM).unwrap();
+        scope.spawn(|| {
+            let mut section = space.mm().mmap_write_lock().unwrap();
+            section.unmap(range(RAM)).unwrap();
+            section.unmap(range(ROM)).unwrap();
+            // Waits for what is held.
+            section.lock().unwrap().publish();
+        });
+        while space.mm().lock_vma_under_rcu(ROM).is_some() {
+            std::thread::yield_now();
+        }
+        for (addr, nested) in [(ROM - 4, true), (DEVICE - 4, true), (DEVICE, false)] {
+            let (_, access) = read::<8>(&space, addr);
+            assert_eq!(access.path.nested, nested, "{addr:#x}: {access:?}");
+        }
+        drop(held);
+    });
+    assert_eq!(read::<8>(&space, ROM - 4).1.served, Served::Unmapped);
 }
