@@ -58,41 +58,78 @@ pub enum Exit<'a> {
     Interrupted,
 }
 
-/// Decodes a return of 0.
+/// The reason of an exit that [`mmio`] decodes.
+pub(super) const MMIO: u32 = kvm::KVM_EXIT_MMIO;
+
+/// An MMIO exit, in parts that fit registers.
+///
+/// An [`Exit`] is made of it where that is handed over: one that is put together part by
+/// part, and then moved, is loaded before the processor has stored the parts, and that
+/// waits for all stores before them.
+pub(super) struct Mmio<'a> {
+    gpa: u64,
+    write: bool,
+    data: &'a mut [u8],
+    fragment: bool,
+}
+
+impl<'a> From<Mmio<'a>> for Exit<'a> {
+    #[inline(always)]
+    fn from(mmio: Mmio<'a>) -> Self {
+        let Mmio {
+            gpa,
+            write,
+            data,
+            fragment,
+        } = mmio;
+        match write {
+            true => Self::MmioWrite {
+                gpa,
+                data,
+                fragment,
+            },
+            false => Self::MmioRead {
+                gpa,
+                data,
+                fragment,
+            },
+        }
+    }
+}
+
+/// Decodes an MMIO exit.
 ///
 /// # Safety
-/// `KVM_RUN` on `page`'s vCPU has just returned 0, for this reason, and for `'a` nobody
-/// but the holder of the result touches the page's data, and KVM does not run.
-#[inline]
-pub(super) unsafe fn decode<'a>(
+/// `KVM_RUN` on `page`'s vCPU has just returned 0, for the reason [`MMIO`], and for `'a`
+/// nobody but the holder of the result touches the page's data, and KVM does not run.
+#[inline(always)]
+pub(super) unsafe fn mmio<'a>(page: &RunPage, fragments: &mut Fragments) -> Mmio<'a> {
+    let run = page.as_ptr();
+    // SAFETY: the exit reason says that this is the union's member; the
+    // references are to different bytes, and the caller's for 'a.
+    let (mmio, registers) = unsafe { (&mut (*run).__bindgen_anon_1.mmio, &(*run).s.regs.regs) };
+    let (gpa, write) = (mmio.phys_addr, mmio.is_write != 0);
+    let len = mmio.len.min(8);
+    let fragment = fragments.mmio(write, gpa, len.into(), registers);
+    Mmio {
+        gpa,
+        write,
+        data: &mut mmio.data[..len as usize],
+        fragment,
+    }
+}
+
+/// Decodes any other return of 0.
+///
+/// # Safety
+/// As for [`mmio`], but for the reason, which is this one.
+#[inline(never)]
+pub(super) unsafe fn other<'a>(
     vcpu: u32,
     reason: u32,
     page: &RunPage,
-    fragments: &mut Fragments,
 ) -> Result<Exit<'a>, VcpuError> {
     let run = page.as_ptr();
-    if reason == kvm::KVM_EXIT_MMIO {
-        // SAFETY: the exit reason says that this is the union's member; the
-        // references are to different bytes, and the caller's for 'a.
-        let (mmio, registers) = unsafe { (&mut (*run).__bindgen_anon_1.mmio, &(*run).s.regs.regs) };
-        let (gpa, write) = (mmio.phys_addr, mmio.is_write != 0);
-        let len = mmio.len.min(8);
-        let fragment = fragments.mmio(write, gpa, len.into(), registers);
-        let data = &mut mmio.data[..len as usize];
-        return Ok(match write {
-            true => Exit::MmioWrite {
-                gpa,
-                data,
-                fragment,
-            },
-            false => Exit::MmioRead {
-                gpa,
-                data,
-                fragment,
-            },
-        });
-    }
-    fragments.other();
     match reason {
         kvm::KVM_EXIT_IO => {
             // SAFETY: the exit reason says that this is the union's member.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use super::error::VcpuError;
 use super::exit::Exit;
-use super::vcpu::{Registers, Vcpu};
+use super::vcpu::{Registers, Returned, Vcpu};
 
 /// What answers a vCPU's exits, on the vCPU's thread. A closure will do, by
 /// [`VcpuThread::spawn`](super::VcpuThread::spawn).
@@ -96,26 +96,54 @@ pub(super) fn run<H: Handler>(
     handler.begin();
     while !stop.load(SeqCst) {
         loop {
-            match vcpu.run_then(|| handler.returned()) {
-                Ok((exit, regs)) => {
-                    let interrupted = matches!(exit, Exit::Interrupted);
-                    if let ControlFlow::Break(output) = handler.exit(exit, regs) {
-                        return End::Handler(output);
-                    }
-                    if interrupted || vcpu.immediate_exit().load(SeqCst) != 0 {
-                        break;
-                    }
+            let returned = vcpu.enter();
+            handler.returned();
+            if returned.is_mmio() {
+                let (mmio, regs) = returned.mmio();
+                if let ControlFlow::Break(output) = handler.exit(mmio.into(), regs) {
+                    return End::Handler(output);
                 }
-                Err(error) => {
-                    if let Err(error) = handler.error(error, vcpu.last_registers()) {
-                        return End::Failed(error);
-                    }
-                    break;
+            } else {
+                match otherwise(returned, &mut handler) {
+                    Next::Go => {}
+                    Next::Look => break,
+                    Next::End(end) => return end,
                 }
+            }
+            if vcpu.immediate_exit().load(SeqCst) != 0 {
+                break;
             }
         }
     }
     End::Stopped
+}
+
+/// What to do after an exit.
+enum Next<B> {
+    Go,
+    /// There may have been a kick.
+    Look,
+    End(End<B>),
+}
+
+/// An exit that is not by MMIO, or an error. Apart, so that MMIO touches few lines, and what
+/// becomes of it is not handed on through the memory that takes any result.
+#[inline(never)]
+fn otherwise<H: Handler>(returned: Returned<'_>, handler: &mut H) -> Next<H::Output> {
+    match returned.other() {
+        Ok((exit, regs)) => {
+            let interrupted = matches!(exit, Exit::Interrupted);
+            match handler.exit(exit, regs) {
+                ControlFlow::Break(output) => Next::End(End::Handler(output)),
+                ControlFlow::Continue(()) if interrupted => Next::Look,
+                ControlFlow::Continue(()) => Next::Go,
+            }
+        }
+        Err((error, regs)) => match handler.error(error, regs) {
+            Ok(()) => Next::Look,
+            Err(error) => Next::End(End::Failed(error)),
+        },
+    }
 }
 
 /// A panic's message, if it is text.

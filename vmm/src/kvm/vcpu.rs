@@ -20,7 +20,7 @@ use vmm_sys_util::ioctl::ioctl;
 use super::boot::Start;
 use super::cpuid::with_apic_id;
 use super::error::VcpuError;
-use super::exit::{self, Exit};
+use super::exit::{self, Exit, Mmio};
 use super::failure;
 use super::fragment::Fragments;
 use super::ioctls::{KVM_RUN, checked};
@@ -46,6 +46,59 @@ pub struct Vcpu {
     filter: Option<Arc<VcpuFilter>>,
     /// Keeps the VM, and so its memslots' bookkeeping, while a vCPU is left.
     _vm: Arc<VmInner>,
+}
+
+/// A vCPU whose `KVM_RUN` has just returned, and of which nothing has been looked at yet
+/// but why.
+pub(super) struct Returned<'a> {
+    vcpu: &'a mut Vcpu,
+    reason: io::Result<u32>,
+}
+
+impl<'a> Returned<'a> {
+    /// Whether for MMIO.
+    #[inline(always)]
+    pub(super) fn is_mmio(&self) -> bool {
+        matches!(self.reason, Ok(exit::MMIO))
+    }
+
+    /// The exit by MMIO, and the registers at it.
+    ///
+    /// # Panics
+    /// If it is another.
+    #[inline(always)]
+    pub(super) fn mmio(self) -> (Mmio<'a>, &'a Registers) {
+        assert!(self.is_mmio());
+        let Vcpu {
+            page, fragments, ..
+        } = self.vcpu;
+        // SAFETY: KVM_RUN has just returned 0, for this reason; what comes out borrows
+        // the vCPU, through which alone the page is reached and KVM run; the registers
+        // are other bytes than the exit's data.
+        unsafe { (exit::mmio(page, fragments), exit::registers(page)) }
+    }
+
+    /// Any other exit, or why there is none; and the registers at it.
+    ///
+    /// # Errors
+    /// As [`Vcpu::run`].
+    pub(super) fn other(self) -> Result<(Exit<'a>, &'a Registers), (VcpuError, &'a Registers)> {
+        let Self { vcpu, reason } = self;
+        let exit = match reason {
+            Ok(reason) => {
+                vcpu.fragments.other();
+                // SAFETY: as above.
+                unsafe { exit::other(vcpu.id, reason, &vcpu.page) }
+            }
+            Err(error) => vcpu.returned_error(error).map(|()| Exit::Interrupted),
+        };
+        // SAFETY: as above.
+        let registers = unsafe { exit::registers(&vcpu.page) };
+        match exit {
+            Ok(exit) => Ok((exit, registers)),
+            Err(error) => Err((error, registers)),
+        }
+    }
 }
 
 impl Vm {
@@ -144,16 +197,20 @@ impl Vcpu {
     /// As [`Vcpu::run`].
     #[inline]
     pub fn run_with_regs(&mut self) -> Result<(Exit<'_>, &Registers), VcpuError> {
-        self.run_then(|| ())
+        let returned = self.enter();
+        match returned.is_mmio() {
+            true => {
+                let (mmio, registers) = returned.mmio();
+                Ok((mmio.into(), registers))
+            }
+            false => returned.other().map_err(|(error, _)| error),
+        }
     }
 
-    /// As [`Vcpu::run_with_regs`]; `returned` is called as soon as `KVM_RUN` has returned,
-    /// before anything is looked at.
+    /// The first half of [`Vcpu::run_with_regs`]: between the two there is time to have
+    /// loaded what the exit's answer will want.
     #[inline(always)]
-    pub(super) fn run_then(
-        &mut self,
-        returned: impl FnOnce(),
-    ) -> Result<(Exit<'_>, &Registers), VcpuError> {
+    pub(super) fn enter(&mut self) -> Returned<'_> {
         let run = self.page.as_ptr();
         // A reason left from the last exit must not be taken for one that
         // comes with an error.
@@ -163,25 +220,19 @@ impl Vcpu {
         // SAFETY: KVM_RUN takes no argument, and writes the run page, to which
         // no reference exists, and guest memory, whose owners allow it.
         let result = unsafe { ioctl(&self.fd, KVM_RUN()) };
-        if result != 0 {
+        let reason = match result {
+            // Asked for before anything else is: it is wanted first.
+            // SAFETY: mapped, and KVM does not run.
+            0 => Ok(unsafe { (&raw const (*run).exit_reason).read_volatile() }),
             // Before anybody else can have one.
-            let error = io::Error::last_os_error();
-            returned();
-            return self.returned_error(error);
-        }
-        // Asked for before the handler's hook asks for anything: it is wanted first.
-        // SAFETY: mapped, and KVM does not run.
-        let reason = unsafe { (&raw const (*run).exit_reason).read_volatile() };
-        returned();
-        // SAFETY: KVM_RUN has just returned 0, for this reason; what comes out borrows
-        // `self`, through which alone the page is reached and KVM run.
-        let exit = unsafe { exit::decode(self.id, reason, &self.page, &mut self.fragments) }?;
-        // SAFETY: as above, and these are other bytes than the exit's data.
-        Ok((exit, unsafe { exit::registers(&self.page) }))
+            _ => Err(io::Error::last_os_error()),
+        };
+        Returned { vcpu: self, reason }
     }
 
+    /// An error of `KVM_RUN`; `Ok` if it is but a kick.
     #[cold]
-    fn returned_error(&mut self, e: io::Error) -> Result<(Exit<'_>, &Registers), VcpuError> {
+    fn returned_error(&mut self, e: io::Error) -> Result<(), VcpuError> {
         self.fragments.other();
         match e.raw_os_error() {
             Some(libc::EINTR | libc::EAGAIN) => {
@@ -191,8 +242,7 @@ impl Vcpu {
                 if let Some(host) = sigbus::take_poison() {
                     return Err(self.poisoned(host));
                 }
-                // SAFETY: KVM does not run while the result borrows `self`.
-                Ok((Exit::Interrupted, unsafe { exit::registers(&self.page) }))
+                Ok(())
             }
             // SAFETY: KVM_RUN has just failed, on the page that `self` keeps.
             _ => Err(unsafe { failure::error(self.id, self.page.as_ptr(), e) }),

@@ -188,7 +188,7 @@ impl ExitPath {
         }
     }
 
-    #[inline(never)]
+    #[inline]
     fn put(
         recorder: &mut VcpuRecorder,
         seen: &Seen,
@@ -346,7 +346,9 @@ impl ExitPath {
         self.counter.enter(seen.kind, seen.addr, seen.since);
         let mut access = Access::default();
         let kill = &*self.kill;
-        let result = self.memory.read_telling(seen.addr, data, kill, &mut access);
+        let result = self
+            .memory
+            .telling(seen.addr, &mut *data, kill, &mut access);
         if result.is_err() {
             data.fill(0xff);
         }
@@ -359,9 +361,7 @@ impl ExitPath {
         self.counter.enter(seen.kind, seen.addr, seen.since);
         let mut access = Access::default();
         let kill = &*self.kill;
-        let result = self
-            .memory
-            .write_telling(seen.addr, data, kill, &mut access);
+        let result = self.memory.telling(seen.addr, data, kill, &mut access);
         self.mmio(seen, data, &access, result)
     }
 
@@ -497,6 +497,10 @@ impl VcpuHandler for ExitPath {
         self.lines.prefetch();
     }
 
+    // There once more in the crate that runs the vCPU, with what it calls on its usual way:
+    // a call from one crate to another goes by a table, and after a guest has had the
+    // processor nobody foretells where to, before the table's page is there.
+    #[inline]
     fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
         let since = self.clock.ticks();
         // By tests, not by a table of places to jump to: what is loaded to find out where

@@ -127,12 +127,27 @@ enum Reach {
 type By<'a> = (Reach, Option<&'a KillFlag>);
 
 /// One direction of data, so that the walk below exists once.
-enum Data<'a> {
+pub(crate) enum Data<'a> {
     Read(&'a mut [u8]),
     Write(&'a [u8]),
 }
 
+impl<'a> From<&'a mut [u8]> for Data<'a> {
+    #[inline(always)]
+    fn from(data: &'a mut [u8]) -> Self {
+        Self::Read(data)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Data<'a> {
+    #[inline(always)]
+    fn from(data: &'a [u8]) -> Self {
+        Self::Write(data)
+    }
+}
+
 impl Data<'_> {
+    #[inline(always)]
     fn len(&self) -> usize {
         match self {
             Self::Read(data) => data.len(),
@@ -140,6 +155,7 @@ impl Data<'_> {
         }
     }
 
+    #[inline(always)]
     fn part(&mut self, start: usize, len: usize) -> Data<'_> {
         match self {
             Self::Read(data) => Data::Read(&mut data[start..start + len]),
@@ -200,30 +216,20 @@ impl GuestSpace {
         self.access(addr, Data::Write(data), Reach::Memory, kill)
     }
 
-    /// As [`read`](Self::read), but what became of it goes to `access`, which is to be a new
-    /// one, also as far as it came where it fails. For who answers exits: nothing is handed
-    /// from frame to frame.
+    /// As [`read`](Self::read) or [`write`](Self::write), as `data` is to be filled or not,
+    /// but what became of it goes to `access`, which is to be a new one, also as far as it
+    /// came where it fails. For who answers exits: nothing is handed from frame to frame;
+    /// and generic, so that it is there once more in the crate that runs the vCPU, which
+    /// otherwise would look up where it is after each exit.
     #[cfg(feature = "kvm")]
-    pub(crate) fn read_telling(
+    pub(crate) fn telling<'a>(
         &self,
         addr: u64,
-        data: &mut [u8],
+        data: impl Into<Data<'a>>,
         kill: &KillFlag,
         access: &mut Access,
     ) -> Result<(), AccessError> {
-        self.carry_out(addr, Data::Read(data), (Reach::All, Some(kill)), access)
-    }
-
-    /// As [`write`](Self::write); otherwise as [`read_telling`](Self::read_telling).
-    #[cfg(feature = "kvm")]
-    pub(crate) fn write_telling(
-        &self,
-        addr: u64,
-        data: &[u8],
-        kill: &KillFlag,
-        access: &mut Access,
-    ) -> Result<(), AccessError> {
-        self.carry_out(addr, Data::Write(data), (Reach::All, Some(kill)), access)
+        self.carry_out(addr, data.into(), (Reach::All, Some(kill)), access)
     }
 
     fn access(
@@ -437,15 +443,20 @@ impl GuestSpace {
     /// Hands one piece of an access to a device.
     #[inline(always)]
     fn piece(&self, device: &dyn Device, offset: u64, at: u64, piece: &mut Data<'_>) -> Served {
-        // A handler's own state is its own business: it sees the unwinding.
-        let result = catch_unwind(AssertUnwindSafe(|| match piece {
-            Data::Read(data) => device.read(offset, data),
-            Data::Write(data) => device.write(offset, data),
-        }));
+        // A handler's own state is its own business: it sees the unwinding. (One closure
+        // for each direction: one for both would find out which, after the compiler knew.)
+        let result = match piece {
+            Data::Read(data) => catch_unwind(AssertUnwindSafe(|| device.read(offset, data))),
+            Data::Write(data) => catch_unwind(AssertUnwindSafe(|| device.write(offset, data))),
+        };
         match result {
             Ok(Ok(())) => Served::Device,
             Ok(Err(error)) => self.failed(device, at, piece, Some(error)),
-            Err(_) => self.failed(device, at, piece, None),
+            Err(panic) => {
+                // Here, so that nothing is to be dropped where there was none.
+                drop(panic);
+                self.failed(device, at, piece, None)
+            }
         }
     }
 

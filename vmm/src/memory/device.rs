@@ -96,7 +96,7 @@ impl AccessSizes {
 
     /// How many of the next `len` bytes to hand to the device at once; `None` if
     /// they are to read as all ones. `len` is not 0.
-    #[inline]
+    #[inline(always)]
     pub fn piece(self, len: usize) -> Option<usize> {
         if len <= 8 && self.takes(len) {
             return Some(len);
