@@ -39,7 +39,7 @@ use gracefault::clock::{self, Rate};
 use gracefault::kvm::{
     End, Exit, Kvm, Registers, Seccomp, Vcpu, VcpuFilter, VcpuHandler, VcpuThread,
 };
-use gracefault::machine::ExitPath;
+use gracefault::machine::{Answering, ExitPath};
 use gracefault::memory::{Device, DeviceError, GuestSpace};
 use gracefault::mm::AddrRange;
 use gracefault::trace::ExitKind;
@@ -238,7 +238,7 @@ fn handler(effort: &Effort, rate: Rate, step: f64, contender: Contender) -> Valu
         _recording,
         ..
     } = contender;
-    let mut path = path.expect("it was just made");
+    let mut path = path.expect("it was just made").on_this_thread();
     let registers = Registers::default();
     let mut times = Vec::new();
     for n in 0..effort.batches as u64 * 100 {
@@ -390,7 +390,7 @@ impl Clocked {
 
 /// The exit path, for the length of a slice.
 struct Sliced {
-    path: Option<ExitPath>,
+    path: Option<Answering>,
     clocked: Clocked,
 }
 
@@ -410,7 +410,10 @@ impl VcpuHandler for Sliced {
         let flow = path.exit(exit, regs);
         assert!(flow.is_continue(), "the guest only writes to the device");
         match self.clocked.exit() {
-            Some(slice) => ControlFlow::Break((self.path.take().expect("as above"), slice)),
+            Some(slice) => {
+                let path = self.path.take().expect("as above").leave();
+                ControlFlow::Break((path, slice))
+            }
             None => ControlFlow::Continue(()),
         }
     }
@@ -439,12 +442,13 @@ fn ours(
     contender: &mut Contender,
     length: u64,
 ) -> Result<(Vcpu, Slice), Box<dyn Error>> {
-    let sliced = Sliced {
-        path: contender.path.take(),
+    let path = contender.path.take().expect("given back by the last slice");
+    let sliced = move || Sliced {
+        path: Some(path.on_this_thread()),
         clocked: Clocked::new(length),
     };
     vcpu.confine(contender.filter.clone());
-    let ended = VcpuThread::spawn_with(vcpu, sliced)?.join();
+    let ended = VcpuThread::spawn_from(vcpu, sliced)?.join();
     let End::Handler((path, slice)) = ended.end else {
         return Err("the vCPU ended by itself".into());
     };

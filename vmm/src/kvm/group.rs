@@ -104,11 +104,27 @@ impl<B: Send + 'static> VcpuGroup<B> {
     /// See [`ThreadError`]; the others run on.
     pub fn spawn_with<H>(&mut self, vcpu: Vcpu, handler: H) -> Result<(), ThreadError>
     where
-        H: Handler<Output = B> + 'static,
+        H: Handler<Output = B> + Send + 'static,
+    {
+        self.spawn_from(vcpu, move || handler)
+    }
+
+    /// As [`VcpuGroup::spawn_with`], with a handler that the vCPU's thread makes, and which
+    /// never leaves it.
+    ///
+    /// # Errors
+    /// See [`ThreadError`]; the others run on.
+    pub fn spawn_from<H>(
+        &mut self,
+        vcpu: Vcpu,
+        make: impl FnOnce() -> H + Send + 'static,
+    ) -> Result<(), ThreadError>
+    where
+        H: Handler<Output = B>,
     {
         self.threads.reserve(1);
         let ticket = Ticket::new(&self.board);
-        let thread = VcpuThread::spawn_on(vcpu, handler, Some(ticket))?;
+        let thread = VcpuThread::spawn_on(vcpu, make, Some(ticket))?;
         self.threads.push(thread);
         Ok(())
     }

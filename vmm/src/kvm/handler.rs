@@ -8,8 +8,9 @@ use super::exit::Exit;
 use super::vcpu::{Registers, Returned, Vcpu};
 
 /// What answers a vCPU's exits, on the vCPU's thread. A closure will do, by
-/// [`VcpuThread::spawn`](super::VcpuThread::spawn).
-pub trait Handler: Send {
+/// [`VcpuThread::spawn`](super::VcpuThread::spawn); one that is to stay with that thread is
+/// made there, by [`VcpuThread::spawn_from`](super::VcpuThread::spawn_from).
+pub trait Handler {
     /// What it ends the vCPU with.
     type Output: Send;
 
@@ -39,7 +40,7 @@ pub(super) struct Closure<F>(pub(super) F);
 
 impl<F, B: Send> Handler for Closure<F>
 where
-    F: FnMut(Exit<'_>, &Registers) -> ControlFlow<B> + Send,
+    F: FnMut(Exit<'_>, &Registers) -> ControlFlow<B>,
 {
     type Output = B;
 

@@ -85,18 +85,33 @@ impl<B: Send + 'static> VcpuThread<B> {
     /// See [`ThreadError`].
     pub fn spawn_with<H>(vcpu: Vcpu, handler: H) -> Result<Self, ThreadError>
     where
-        H: Handler<Output = B> + 'static,
+        H: Handler<Output = B> + Send + 'static,
     {
-        Self::spawn_on(vcpu, handler, None)
+        Self::spawn_from(vcpu, move || handler)
+    }
+
+    /// As [`VcpuThread::spawn_with`], with a handler that the vCPU's thread makes, and
+    /// which never leaves it.
+    ///
+    /// # Errors
+    /// See [`ThreadError`].
+    pub fn spawn_from<H>(
+        vcpu: Vcpu,
+        make: impl FnOnce() -> H + Send + 'static,
+    ) -> Result<Self, ThreadError>
+    where
+        H: Handler<Output = B>,
+    {
+        Self::spawn_on(vcpu, make, None)
     }
 
     pub(super) fn spawn_on<H>(
         mut vcpu: Vcpu,
-        handler: H,
+        make: impl FnOnce() -> H + Send + 'static,
         ticket: Option<Ticket>,
     ) -> Result<Self, ThreadError>
     where
-        H: Handler<Output = B> + 'static,
+        H: Handler<Output = B>,
     {
         kick::install()?;
         let id = vcpu.id();
@@ -113,7 +128,7 @@ impl<B: Send + 'static> VcpuThread<B> {
                 vcpu.immediate_exit().store(1, SeqCst);
             }
             let run = AssertUnwindSafe(|| match confine(&vcpu) {
-                Ok(()) => run(&mut vcpu, &of_thread.stop, handler),
+                Ok(()) => run(&mut vcpu, &of_thread.stop, make()),
                 Err(error) => End::Failed(error),
             });
             let end = catch_unwind(run).unwrap_or_else(|p| End::Panicked(panic_message(&*p)));

@@ -1,5 +1,5 @@
-//! One exit's way, and there is no other: `KVM_RUN` returns, the access is looked
-//! up and carried out, the guard is dropped, the exit is recorded, `KVM_RUN`.
+//! What one vCPU's exits take, and what is counted and recorded of them. Their way, on
+//! the vCPU's thread, is [`Answering`](super::Answering)'s.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,12 +7,14 @@ use std::sync::Arc;
 use gracefault_guest::abi::{self, device};
 
 use super::Sabotage;
+use super::answering::Answering;
 use super::gate::Gate;
+use super::seen::{Seen, word};
 use crate::clock::{Clock, Rate};
 use crate::devices::{ExitDevice, Fate, HotplugController};
-use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError, VcpuHandler};
-use crate::memory::{Access, AccessError, GuestSpace};
-use crate::mm::{KillFlag, Lines, LookupError};
+use crate::kvm::{Exit, Registers, SecondTry, Supplied, VcpuError};
+use crate::memory::{Access, AccessError, GuestSpace, SpaceReader};
+use crate::mm::{KillFlag, LookupError};
 use crate::trace::event;
 use crate::trace::record::VcpuRecorder;
 use crate::trace::{ExitKind, LiveVcpu, VcpuCounter, VcpuTrace};
@@ -77,17 +79,15 @@ pub(super) struct Ended {
     pub(super) serial: u64,
 }
 
-/// Answers the exits of one vCPU, on its thread.
+/// What answering the exits of one vCPU takes; to be taken to the vCPU's thread
+/// ([`on_this_thread`](Self::on_this_thread)).
 #[derive(Debug)]
 pub struct ExitPath {
     vcpu: usize,
     shared: Arc<Shared>,
-    /// Those of `shared`, at hand.
-    memory: Arc<GuestSpace>,
+    /// That of `shared`, at hand.
     kill: Arc<KillFlag>,
-    /// What an exit like the last one looks up.
-    lines: Lines,
-    counter: VcpuCounter,
+    pub(super) counter: VcpuCounter,
     /// Accesses to each device's range, second fragments left out.
     accesses: [u64; device::COUNT],
     /// Bytes sent to the serial console.
@@ -119,9 +119,7 @@ impl ExitPath {
             accesses: [0; device::COUNT],
             serial: 0,
             seen: 0,
-            memory: shared.memory.clone(),
             kill: shared.kill.clone(),
-            lines: Lines::default(),
             shared,
             second_try: SecondTry::default(),
             clock: Clock::of_this_machine(),
@@ -153,6 +151,11 @@ impl ExitPath {
         let mut path = Self::new(0, Arc::new(shared), nobody, None);
         path.recorder = recorder;
         path
+    }
+
+    /// To answer exits, on the calling thread.
+    pub fn on_this_thread(self) -> Answering {
+        Answering::new(SpaceReader::new(self.shared.memory.clone()), self)
     }
 
     /// What it counts.
@@ -222,7 +225,7 @@ impl ExitPath {
 
     /// What there is to do about an MMIO exit that has been answered.
     #[inline(always)]
-    fn mmio(
+    pub(super) fn mmio(
         &mut self,
         mut seen: Seen,
         data: &[u8],
@@ -340,204 +343,34 @@ impl ExitPath {
         });
     }
 
-    /// Carries out a load. What is filled in goes to the guest.
+    /// Looks whether it has been told something, when nothing is held.
     #[inline(always)]
-    fn read(&mut self, seen: Seen, data: &mut [u8]) -> ControlFlow<Ending> {
-        self.counter.enter(seen.kind, seen.addr, seen.since);
-        let mut access = Access::default();
-        let kill = &*self.kill;
-        let result = self
-            .memory
-            .telling(seen.addr, &mut *data, kill, &mut access);
-        if result.is_err() {
-            data.fill(0xff);
-        }
-        self.mmio(seen, data, &access, result)
-    }
-
-    /// Carries out a store.
-    #[inline(always)]
-    fn write(&mut self, seen: Seen, data: &[u8]) -> ControlFlow<Ending> {
-        self.counter.enter(seen.kind, seen.addr, seen.since);
-        let mut access = Access::default();
-        let kill = &*self.kill;
-        let result = self.memory.telling(seen.addr, data, kill, &mut access);
-        self.mmio(seen, data, &access, result)
-    }
-
-    /// Carries out what is no MMIO.
-    #[inline(never)]
-    fn otherwise(&mut self, exit: Exit<'_>, since: u64) -> ControlFlow<Ending> {
-        match exit {
-            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => unreachable!("not for this"),
-            Exit::PioIn { port, size, data } => {
-                self.counter.enter(ExitKind::PioIn, port.into(), since);
-                let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
-                self.pio(ExitKind::PioIn, port, accesses, since)
-            }
-            Exit::PioOut { port, size, data } => {
-                self.counter.enter(ExitKind::PioOut, port.into(), since);
-                let accesses = data.chunks_exact(size.into()).map(PioData::Out);
-                self.pio(ExitKind::PioOut, port, accesses, since)
-            }
-            Exit::Halt => {
-                self.counter.enter(ExitKind::Halt, 0, since);
-                self.done_otherwise(ExitKind::Halt, since);
-                ControlFlow::Break(Ending::Halted)
-            }
-            Exit::Interrupted => {
-                self.counter.enter(ExitKind::Interrupted, 0, since);
-                self.done_otherwise(ExitKind::Interrupted, since);
-                ControlFlow::Continue(())
-            }
-        }
-    }
-}
-
-/// What is known of an exit before anybody has answered it, and its data.
-struct Seen {
-    kind: ExitKind,
-    addr: u64,
-    fragment: bool,
-    /// Bytes.
-    len: u16,
-    /// Bytes of one of several accesses; 0 if there is one.
-    piece: u8,
-    /// The first eight bytes, where somebody records them.
-    data: u64,
-    /// When `KVM_RUN` had returned.
-    since: u64,
-}
-
-impl Seen {
-    #[inline(always)]
-    fn nothing(kind: ExitKind, since: u64) -> Self {
-        Self {
-            kind,
-            addr: 0,
-            fragment: false,
-            len: 0,
-            piece: 0,
-            data: 0,
-            since,
-        }
-    }
-
-    /// One access to `addr`.
-    #[inline(always)]
-    fn access(kind: ExitKind, addr: u64, len: usize, fragment: bool, since: u64) -> Self {
-        Self {
-            addr,
-            fragment,
-            len: len as u16,
-            ..Self::nothing(kind, since)
-        }
-    }
-
-    /// More data of it.
-    fn add(&mut self, data: &[u8]) {
-        let (shift, piece) = (8 * u32::from(self.len), data.len() as u8);
-        self.data |= word(data).checked_shl(shift).unwrap_or(0);
-        self.piece = if self.len == 0 { 0 } else { piece };
-        self.len = self.len.saturating_add(data.len() as u16);
-    }
-}
-
-/// Up to eight bytes as a number, the first of them the lowest. The lengths that come most
-/// by two tests: a table of all would be looked up on a page of its own.
-#[inline(always)]
-fn word(data: &[u8]) -> u64 {
-    if let Ok(data) = <[u8; 4]>::try_from(data) {
-        u32::from_le_bytes(data).into()
-    } else if let Ok(data) = <[u8; 8]>::try_from(data) {
-        u64::from_le_bytes(data)
-    } else {
-        word_of_odd_length(data)
-    }
-}
-
-#[inline(never)]
-fn word_of_odd_length(data: &[u8]) -> u64 {
-    let bytes = data.iter().take(8).rev();
-    bytes.fold(0, |word, &byte| word << 8 | u64::from(byte))
-}
-
-enum PioData<'a> {
-    In(&'a mut [u8]),
-    Out(&'a [u8]),
-}
-
-/// The device whose VMA begins at `start`.
-#[inline(always)]
-fn device_index(start: u64) -> Option<usize> {
-    match start {
-        abi::TEST_GPA => Some(device::TEST),
-        abi::EXIT_GPA => Some(device::EXIT),
-        abi::HOTPLUG_GPA => Some(device::HOTPLUG),
-        abi::DMA_GPA => Some(device::DMA),
-        _ => None,
-    }
-}
-
-impl VcpuHandler for ExitPath {
-    type Output = Ending;
-
-    fn begin(&mut self) {
-        self.counter.begin();
+    pub(super) fn look(&mut self) {
         if self.counter.live().told() != self.seen {
             self.attend();
         }
     }
 
-    #[inline]
-    fn returned(&mut self) {
-        // No more than this: what the processor looks up for a hint it cannot look up for
-        // what is wanted already.
-        self.counter.prefetch();
-        self.lines.prefetch();
+    /// The guest has gone on, to an exit with these registers.
+    #[inline(always)]
+    pub(super) fn went_on(&mut self, regs: &Registers) {
+        self.second_try.went_on(regs);
     }
 
-    // There once more in the crate that runs the vCPU, with what it calls on its usual way:
-    // a call from one crate to another goes by a table, and after a guest has had the
-    // processor nobody foretells where to, before the table's page is there.
-    #[inline]
-    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
-        let since = self.clock.ticks();
-        // By tests, not by a table of places to jump to: what is loaded to find out where
-        // to go on is loaded after the guest has had the caches.
-        let flow = if let Exit::MmioWrite {
-            gpa,
-            data,
-            fragment,
-        } = exit
-        {
-            self.second_try.went_on(regs);
-            let seen = Seen::access(ExitKind::MmioWrite, gpa, data.len(), fragment, since);
-            self.write(seen, data)
-        } else if let Exit::MmioRead {
-            gpa,
-            data,
-            fragment,
-        } = exit
-        {
-            self.second_try.went_on(regs);
-            let seen = Seen::access(ExitKind::MmioRead, gpa, data.len(), fragment, since);
-            self.read(seen, data)
-        } else {
-            if !matches!(exit, Exit::Interrupted) {
-                self.second_try.went_on(regs);
-            }
-            self.otherwise(exit, since)
-        };
-        self.lines = self.memory.mm().lines();
-        // Nothing is held any more.
-        if self.counter.live().told() != self.seen && flow.is_continue() {
-            self.attend();
-        }
-        flow
+    /// What its accesses are stamped by, if somebody records, and what ends their waits.
+    #[inline(always)]
+    pub(super) fn by(&self) -> (Option<Clock>, &KillFlag) {
+        (self.recorder.as_ref().map(|_| self.clock), &self.kill)
     }
 
-    fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
+    /// Now, in ticks.
+    #[inline(always)]
+    pub(super) fn now(&self) -> u64 {
+        self.clock.ticks()
+    }
+
+    /// Judges an error of `KVM_RUN`.
+    pub(super) fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
         let Self {
             shared,
             second_try,
@@ -567,6 +400,51 @@ impl VcpuHandler for ExitPath {
             }
         })
     }
+
+    /// Carries out what is no MMIO.
+    #[inline(never)]
+    pub(super) fn otherwise(&mut self, exit: Exit<'_>, since: u64) -> ControlFlow<Ending> {
+        match exit {
+            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => unreachable!("not for this"),
+            Exit::PioIn { port, size, data } => {
+                self.counter.enter(ExitKind::PioIn, port.into(), since);
+                let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
+                self.pio(ExitKind::PioIn, port, accesses, since)
+            }
+            Exit::PioOut { port, size, data } => {
+                self.counter.enter(ExitKind::PioOut, port.into(), since);
+                let accesses = data.chunks_exact(size.into()).map(PioData::Out);
+                self.pio(ExitKind::PioOut, port, accesses, since)
+            }
+            Exit::Halt => {
+                self.counter.enter(ExitKind::Halt, 0, since);
+                self.done_otherwise(ExitKind::Halt, since);
+                ControlFlow::Break(Ending::Halted)
+            }
+            Exit::Interrupted => {
+                self.counter.enter(ExitKind::Interrupted, 0, since);
+                self.done_otherwise(ExitKind::Interrupted, since);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+}
+
+enum PioData<'a> {
+    In(&'a mut [u8]),
+    Out(&'a [u8]),
+}
+
+/// The device whose VMA begins at `start`.
+#[inline(always)]
+fn device_index(start: u64) -> Option<usize> {
+    match start {
+        abi::TEST_GPA => Some(device::TEST),
+        abi::EXIT_GPA => Some(device::EXIT),
+        abi::HOTPLUG_GPA => Some(device::HOTPLUG),
+        abi::DMA_GPA => Some(device::DMA),
+        _ => None,
+    }
 }
 
 impl Drop for ExitPath {
@@ -589,16 +467,6 @@ impl Drop for ExitPath {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn data_of_any_length_is_a_word() {
-        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
-        for len in 0..=10 {
-            let mut padded = [0; 8];
-            padded[..len.min(8)].copy_from_slice(&bytes[..len.min(8)]);
-            assert_eq!(word(&bytes[..len]), u64::from_le_bytes(padded), "{len}");
-        }
-    }
 
     /// Everything else that fails says why.
     #[test]

@@ -10,6 +10,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answering;
 mod build;
 mod config;
 pub mod elf;
@@ -26,8 +27,10 @@ mod recorded;
 mod recorder;
 mod report;
 mod run;
+mod seen;
 mod verdict;
 
+pub use answering::Answering;
 pub use build::Machine;
 pub use config::{ConfigError, HostLimits, MachineConfig, MemoryConfig, Sabotage};
 pub use error::MachineError;

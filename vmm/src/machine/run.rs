@@ -122,7 +122,7 @@ impl Machine {
             let sabotage = self.config.sabotage.filter(|_| id == 0);
             let (shared, hand_in) = (self.shared.clone(), hand_in.clone());
             let path = ExitPath::new(id, shared, hand_in, sabotage);
-            if let Err(error) = group.spawn_with(vcpu, path) {
+            if let Err(error) = group.spawn_from(vcpu, || path.on_this_thread()) {
                 // Those before it may wait for a writer by now.
                 self.end_waits(&group, &guest_ended);
                 return Err(error.into());

@@ -23,7 +23,10 @@ use std::sync::atomic::Ordering;
 
 use super::sigbus::Fault;
 use super::{Backing, Device, DeviceError, GuestSpace, PutInError};
-use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions};
+use crate::clock::Clock;
+use crate::mm::{
+    AddrRange, AddressSpace, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions,
+};
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
 /// not plain memory.
@@ -123,27 +126,72 @@ enum Reach {
     Memory,
 }
 
-/// What it may reach, and what ends its waits.
-type By<'a> = (Reach, Option<&'a KillFlag>);
+/// How an access looks up, what it may reach, and what ends its waits.
+pub(super) struct By<'a, L> {
+    lookups: &'a L,
+    /// What says when a lookup was over, if that is wanted.
+    stamp: Option<Clock>,
+    reach: Reach,
+    kill: Option<&'a KillFlag>,
+}
+
+impl<'a, L> By<'a, L> {
+    /// Of a guest, which may reach anything.
+    #[cfg(feature = "kvm")]
+    #[inline(always)]
+    pub(super) fn guest(lookups: &'a L, stamp: Option<Clock>, kill: &'a KillFlag) -> Self {
+        Self {
+            lookups,
+            stamp,
+            reach: Reach::All,
+            kill: Some(kill),
+        }
+    }
+}
+
+impl<L> Clone for By<'_, L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L> Copy for By<'_, L> {}
+
+/// Who looks up for an access: the space, or a thread's reader of it.
+pub(super) trait LookUp {
+    /// [`AddressSpace::range`].
+    fn range(&self) -> AddrRange;
+
+    /// [`AddressSpace::lock_vma_under_rcu_wait_with`].
+    fn look_up(
+        &self,
+        addr: u64,
+        options: WaitOptions<'_>,
+        path: &mut LookupPath,
+    ) -> Result<Option<VmaReadGuard<'_, Backing>>, LookupError>;
+}
+
+impl LookUp for AddressSpace<Backing> {
+    #[inline(always)]
+    fn range(&self) -> AddrRange {
+        self.range()
+    }
+
+    #[inline(always)]
+    fn look_up(
+        &self,
+        addr: u64,
+        options: WaitOptions<'_>,
+        path: &mut LookupPath,
+    ) -> Result<Option<VmaReadGuard<'_, Backing>>, LookupError> {
+        self.lock_vma_under_rcu_wait_with(addr, options, path)
+    }
+}
 
 /// One direction of data, so that the walk below exists once.
-pub(crate) enum Data<'a> {
+pub(super) enum Data<'a> {
     Read(&'a mut [u8]),
     Write(&'a [u8]),
-}
-
-impl<'a> From<&'a mut [u8]> for Data<'a> {
-    #[inline(always)]
-    fn from(data: &'a mut [u8]) -> Self {
-        Self::Read(data)
-    }
-}
-
-impl<'a> From<&'a [u8]> for Data<'a> {
-    #[inline(always)]
-    fn from(data: &'a [u8]) -> Self {
-        Self::Write(data)
-    }
 }
 
 impl Data<'_> {
@@ -216,22 +264,6 @@ impl GuestSpace {
         self.access(addr, Data::Write(data), Reach::Memory, kill)
     }
 
-    /// As [`read`](Self::read) or [`write`](Self::write), as `data` is to be filled or not,
-    /// but what became of it goes to `access`, which is to be a new one, also as far as it
-    /// came where it fails. For who answers exits: nothing is handed from frame to frame;
-    /// and generic, so that it is there once more in the crate that runs the vCPU, which
-    /// otherwise would look up where it is after each exit.
-    #[cfg(feature = "kvm")]
-    pub(crate) fn telling<'a>(
-        &self,
-        addr: u64,
-        data: impl Into<Data<'a>>,
-        kill: &KillFlag,
-        access: &mut Access,
-    ) -> Result<(), AccessError> {
-        self.carry_out(addr, data.into(), (Reach::All, Some(kill)), access)
-    }
-
     fn access(
         &self,
         addr: u64,
@@ -240,7 +272,13 @@ impl GuestSpace {
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
         let mut access = Access::default();
-        self.carry_out(addr, data, (reach, kill), &mut access)?;
+        let by = By {
+            lookups: &self.mm,
+            stamp: self.stamps.load(Ordering::Relaxed).then_some(self.clock),
+            reach,
+            kill,
+        };
+        self.carry_out(addr, data, by, &mut access)?;
         Ok(access)
     }
 
@@ -249,18 +287,18 @@ impl GuestSpace {
     /// What becomes of it is written to where it is wanted, not handed from one to the
     /// next: after the guest has run, an exit takes as long as it touches lines.
     #[inline(always)]
-    fn carry_out(
+    pub(super) fn carry_out<L: LookUp>(
         &self,
         addr: u64,
         mut data: Data<'_>,
-        by: By<'_>,
+        by: By<'_, L>,
         access: &mut Access,
     ) -> Result<(), AccessError> {
         let len = data.len();
         if len == 0 {
             return Ok(());
         }
-        let range = AddrRange::new(addr, len as u64).filter(|r| self.mm.range().covers(*r));
+        let range = AddrRange::new(addr, len as u64).filter(|r| by.lookups.range().covers(*r));
         let range = range.ok_or(AccessError::PastEnd { addr, len })?;
         let done = self.part(range, &mut data, by, access)?;
         match done == len {
@@ -271,12 +309,12 @@ impl GuestSpace {
 
     /// The steps after the first.
     #[inline(never)]
-    fn go_on(
+    fn go_on<L: LookUp>(
         &self,
         range: AddrRange,
         mut data: Data<'_>,
         mut done: usize,
-        by: By<'_>,
+        by: By<'_, L>,
         access: &mut Access,
     ) -> Result<(), AccessError> {
         while done < data.len() {
@@ -293,24 +331,24 @@ impl GuestSpace {
     /// One step: what the VMA at the start of `range` has of it, or the hole there; how
     /// many bytes of `data` that was. `access` is new.
     #[inline(always)]
-    fn part(
+    fn part<L: LookUp>(
         &self,
         range: AddrRange,
         data: &mut Data<'_>,
-        (reach, kill): By<'_>,
+        by: By<'_, L>,
         access: &mut Access,
     ) -> Result<usize, AccessError> {
         let at = range.start();
         let options = WaitOptions {
             deadline: None,
-            kill,
+            kill: by.kill,
         };
-        let guard = self
-            .mm
-            .lock_vma_under_rcu_wait_with(at, options, &mut access.path)
+        let guard = by
+            .lookups
+            .look_up(at, options, &mut access.path)
             .map_err(|error| AccessError::Lookup { addr: at, error })?;
-        if self.stamps.load(Ordering::Relaxed) {
-            access.looked_up = self.clock.ticks();
+        if let Some(clock) = by.stamp {
+            access.looked_up = clock.ticks();
         }
         let last = match &guard {
             Some(vma) => vma.range().last(),
@@ -323,7 +361,7 @@ impl GuestSpace {
         match &guard {
             Some(vma) => {
                 access.vma = Some(vma.range().start());
-                access.served = self.serve(vma, at, data, reach, &mut access.slots)?;
+                access.served = self.serve(vma, at, data, by.reach, &mut access.slots)?;
             }
             None => access.served = self.nobody(at, data),
         }

@@ -12,6 +12,8 @@ mod limit;
 mod mapping;
 pub mod paging;
 pub mod ram;
+#[cfg(feature = "kvm")]
+mod reader;
 pub mod sigbus;
 pub(crate) mod signals;
 mod space;
@@ -35,5 +37,7 @@ pub use limit::LogLimit;
 pub use mapping::{DirtyPages, DirtySlice, HostMemory, Mapping, PAGE};
 pub use paging::{PageSource, Pager};
 pub use ram::{Backend, HugePage, RamError, RamOptions, RamSizes, RamSource, ThpAdvice};
+#[cfg(feature = "kvm")]
+pub(crate) use reader::SpaceReader;
 pub use space::GuestSpace;
 pub use vcpu_threads::RunsVcpu;

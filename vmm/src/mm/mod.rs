@@ -172,7 +172,7 @@ pub use options::{LockOptions, OnSlow, SpaceOptions};
 pub use pin::VmaPin;
 pub use pin_set::PinSet;
 pub use range::AddrRange;
-pub use reader::Reader;
+pub use reader::{OwnedReader, Reader};
 pub use report::{DrainReport, HoldKind, Holder, Waiter};
 pub use section::{Drained, Published, WriteSection};
 pub use space::AddressSpace;

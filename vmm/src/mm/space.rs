@@ -1,7 +1,6 @@
 //! The map itself: looking up, and opening it for reading and for writing.
 
 use std::fmt;
-use std::ptr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use super::registry::Registry;
 use super::sync;
 use super::sync::atomic::Ordering;
 use super::{
-    AddrRange, Holder, Lines, LookupError, LookupPath, MmStats, MmapReadGuard, Observer, Payload,
+    AddrRange, Holder, LookupError, LookupPath, MmStats, MmapReadGuard, Observer, Payload,
     Published, SpaceOptions, Strategy, VmFlags, VmaInfo, VmaReadGuard, WaitOptions, Waiter,
     WriteError, WriteSection,
 };
@@ -91,20 +90,6 @@ impl<T: Payload> AddressSpace<T> {
     /// What happened so far. Adds up the counters of all reader records.
     pub fn stats(&self) -> MmStats {
         self.core.stats()
-    }
-
-    /// Where the calling thread's next lookup begins, if it is for what the last one was
-    /// for.
-    #[inline(always)]
-    pub fn lines(&self) -> Lines {
-        // To the end: it may be claimed for this alone.
-        let record = self.core.record();
-        let core: *const Core<T> = &raw const *self.core;
-        Lines([
-            core.addr(),
-            ptr::from_ref(record.get()).addr(),
-            record.recent.guess(),
-        ])
     }
 
     /// Read-locks the VMA that covers `addr`, if there is one and no writer is at

@@ -221,3 +221,24 @@ fn a_reader_handle_is_the_same_record() {
     drop(guard);
     assert_eq!(mm.core.registry.records().count(), 1);
 }
+
+#[test]
+fn an_owned_reader_is_the_same_record_and_keeps_the_space() {
+    let mm = space_with([1, 2]);
+    let core = mm.core.clone();
+    let reader = mm.owned_reader();
+    let find = |page| {
+        let (options, mut path) = (WaitOptions::default(), LookupPath::default());
+        let found = reader.lock_vma_under_rcu_wait_with(at(page), options, &mut path);
+        found.unwrap().unwrap()
+    };
+    let guard = find(1);
+    assert!(mm.mmap_write_lock().is_err());
+    assert_eq!(reader.range(), mm.range());
+    drop(mm);
+    assert_eq!((guard.payload(), find(2).payload()), (&Tag(1), &Tag(2)));
+    drop(guard);
+    // The thread's own claim and the reader's.
+    let claims = || core.registry.records().filter(|r| r.claim()).count();
+    assert_eq!((core.registry.records().count(), claims()), (1, 0));
+}

@@ -11,7 +11,6 @@ use super::super::ExitKey;
 use super::super::histogram::MAX_NS;
 use super::LiveTimes;
 use super::times::{self, Octave};
-use crate::prefetch::prefetch;
 
 /// The rows. They only ever become more; their number is bounded from the start.
 pub(super) struct Rows(Box<[OnceLock<Box<Row>>]>);
@@ -82,14 +81,6 @@ impl Index {
         if let Some(at_hand) = &self.at_hand {
             // SAFETY: of the rows that `self.rows` keeps, in a box that is never replaced.
             unsafe { at_hand.counts.as_ref() }.add(place.bucket, ns);
-        }
-    }
-
-    /// Has what the next exit adds to loaded, if that is like the last one.
-    #[inline(always)]
-    pub(super) fn prefetch(&self) {
-        if let Some(at_hand) = &self.at_hand {
-            prefetch(at_hand.counts.as_ptr());
         }
     }
 

@@ -10,7 +10,6 @@ use super::rows::{Index, Rows};
 use super::{LiveTimes, Now, add};
 use crate::clock;
 use crate::memory::{Access, Served};
-use crate::prefetch::prefetch;
 
 /// What is counted of one vCPU, by its own thread only; to be read by any. What each exit
 /// stores to comes first.
@@ -153,13 +152,6 @@ impl VcpuCounter {
         // SAFETY: no argument, and it cannot fail.
         let tid = unsafe { libc::gettid() } as u32;
         self.live.words.begin(tid, clock::ticks());
-    }
-
-    /// Has what an exit is counted in loaded, while something else is done.
-    #[inline(always)]
-    pub fn prefetch(&self) {
-        prefetch(&raw const *self.live);
-        self.index.prefetch();
     }
 
     /// `KVM_RUN` has returned at `since`, on [ticks](clock::ticks).

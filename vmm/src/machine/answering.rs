@@ -1,0 +1,119 @@
+//! One exit's way, and there is no other: `KVM_RUN` returns, the access is looked
+//! up and carried out, the guard is dropped, the exit is recorded, `KVM_RUN`.
+
+use std::ops::ControlFlow;
+
+use super::exit_path::{Ending, ExitPath};
+use super::seen::Seen;
+use crate::kvm::{Exit, Registers, VcpuError, VcpuHandler};
+use crate::memory::{Access, SpaceReader};
+use crate::mm::Lines;
+use crate::trace::ExitKind;
+
+/// Answers the exits of one vCPU, on the thread that has made it.
+#[derive(Debug)]
+pub struct Answering {
+    /// The thread's way to guest memory.
+    memory: SpaceReader,
+    /// What an exit like the last one looks up.
+    lines: Lines,
+    path: ExitPath,
+}
+
+impl Answering {
+    pub(super) fn new(memory: SpaceReader, path: ExitPath) -> Self {
+        Self {
+            memory,
+            lines: Lines::default(),
+            path,
+        }
+    }
+
+    /// What may be taken to another thread, when this one answers no more.
+    pub fn leave(self) -> ExitPath {
+        self.path
+    }
+
+    /// Carries out a load. What is filled in goes to the guest.
+    #[inline(always)]
+    fn read(&mut self, seen: Seen, data: &mut [u8]) -> ControlFlow<Ending> {
+        let Self { memory, path, .. } = self;
+        path.counter.enter(seen.kind, seen.addr, seen.since);
+        let mut access = Access::default();
+        let result = memory.read(seen.addr, data, path.by(), &mut access);
+        if result.is_err() {
+            data.fill(0xff);
+        }
+        path.mmio(seen, data, &access, result)
+    }
+
+    /// Carries out a store.
+    #[inline(always)]
+    fn write(&mut self, seen: Seen, data: &[u8]) -> ControlFlow<Ending> {
+        let Self { memory, path, .. } = self;
+        path.counter.enter(seen.kind, seen.addr, seen.since);
+        let mut access = Access::default();
+        let result = memory.write(seen.addr, data, path.by(), &mut access);
+        path.mmio(seen, data, &access, result)
+    }
+}
+
+impl VcpuHandler for Answering {
+    type Output = Ending;
+
+    fn begin(&mut self) {
+        self.path.counter.begin();
+        self.path.look();
+    }
+
+    #[inline]
+    fn returned(&mut self) {
+        // No more than this: what the processor looks up for a hint it cannot look up for
+        // what is wanted already.
+        self.lines.prefetch();
+    }
+
+    // There once more in the crate that runs the vCPU, with what it calls on its usual way:
+    // a call from one crate to another goes by a table, and after a guest has had the
+    // processor nobody foretells where to, before the table's page is there.
+    #[inline]
+    fn exit(&mut self, exit: Exit<'_>, regs: &Registers) -> ControlFlow<Ending> {
+        let since = self.path.now();
+        // By tests, not by a table of places to jump to: what is loaded to find out where
+        // to go on is loaded after the guest has had the caches.
+        let flow = if let Exit::MmioWrite {
+            gpa,
+            data,
+            fragment,
+        } = exit
+        {
+            self.path.went_on(regs);
+            let seen = Seen::access(ExitKind::MmioWrite, gpa, data.len(), fragment, since);
+            self.write(seen, data)
+        } else if let Exit::MmioRead {
+            gpa,
+            data,
+            fragment,
+        } = exit
+        {
+            self.path.went_on(regs);
+            let seen = Seen::access(ExitKind::MmioRead, gpa, data.len(), fragment, since);
+            self.read(seen, data)
+        } else {
+            if !matches!(exit, Exit::Interrupted) {
+                self.path.went_on(regs);
+            }
+            self.path.otherwise(exit, since)
+        };
+        self.lines = self.memory.lines();
+        // Nothing is held any more.
+        if flow.is_continue() {
+            self.path.look();
+        }
+        flow
+    }
+
+    fn error(&mut self, error: VcpuError, regs: &Registers) -> Result<(), VcpuError> {
+        self.path.error(error, regs)
+    }
+}
