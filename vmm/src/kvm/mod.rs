@@ -65,6 +65,7 @@ pub mod kick;
 pub mod lazy_slot;
 pub mod open;
 mod open_error;
+mod own_page;
 pub mod quirks;
 mod run_page;
 pub mod seccomp;

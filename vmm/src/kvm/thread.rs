@@ -13,6 +13,7 @@
 //! A vCPU that is stopped from outside may have an access half done (its data
 //! not given to the guest yet). Its registers are those of the last exit.
 use std::fmt;
+use std::hint::black_box;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::thread::JoinHandleExt;
@@ -27,6 +28,7 @@ use super::exit::Exit;
 use super::group::Ticket;
 use super::handler::{Closure, End, Ended, Handler, panic_message, run};
 use super::kick::{self, KickError};
+use super::own_page::on_own_page;
 use super::vcpu::{Registers, Vcpu};
 use crate::memory::faults::{self, Step};
 use crate::memory::{RunsVcpu, sigbus};
@@ -106,7 +108,7 @@ impl<B: Send + 'static> VcpuThread<B> {
     }
 
     pub(super) fn spawn_on<H>(
-        mut vcpu: Vcpu,
+        vcpu: Vcpu,
         make: impl FnOnce() -> H + Send + 'static,
         ticket: Option<Ticket>,
     ) -> Result<Self, ThreadError>
@@ -117,7 +119,9 @@ impl<B: Send + 'static> VcpuThread<B> {
         let id = vcpu.id();
         let asked = Arc::new(Asked::default());
         let of_thread = asked.clone();
-        let body = move || {
+        let answer = move || {
+            // To this stack: it is looked at for each exit, as the handler is.
+            let mut vcpu = black_box(vcpu);
             // SAFETY: the byte is in the vCPU's run page, which stays mapped
             // until after `armed` is dropped, below.
             let armed = unsafe { kick::arm(vcpu.immediate_exit()) };
@@ -139,6 +143,7 @@ impl<B: Send + 'static> VcpuThread<B> {
             }
             Ended { id, rip, end, vcpu }
         };
+        let body = || on_own_page(answer);
         let _unblocked = kick::Unblocked::new()?;
         let builder = thread::Builder::new().name(format!("vcpu {id}"));
         let thread = faults::check(Step::StartVcpu)
