@@ -1,12 +1,16 @@
 //! vCPU threads: ends, kicks, and what is left behind.
+use std::cell::Cell;
 use std::ops::ControlFlow::{Break, Continue};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use gracefault::kvm::{End, Exit, Registers, SlotAccess, VcpuError, VcpuGroup, VcpuThread, Waited};
+use gracefault::kvm::{
+    End, Exit, Registers, Seccomp, SlotAccess, VcpuError, VcpuFilter, VcpuGroup, VcpuThread, Waited,
+};
 use libtest_mimic::Trial;
 
 use crate::support::{MMIO, Machine, Outcome, Ram, guest, kvm_test};
@@ -21,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         kvm_test("thread_stops_are_not_lost", stops_are_not_lost),
         kvm_test("thread_stops_inside_an_instruction", inside_an_instruction),
         kvm_test("thread_handler_s_errors_are_its_own", errors_of_its_own),
+        kvm_test("thread_makes_its_handler", makes_its_handler),
         kvm_test("thread_kicks_before_the_start_are_not_lost", early_kicks),
         kvm_test("thread_stops_though_signals_were_blocked", signals_blocked),
         kvm_test("group_waits_and_stops", group),
@@ -143,6 +148,57 @@ fn errors_of_its_own() -> Outcome {
     thread.kick();
     let ended = thread.join();
     assert!(matches!(ended.end, End::Handler(true)), "{ended:?}");
+    Ok(())
+}
+
+/// Cannot leave the thread that made it.
+struct Staying {
+    exits: Rc<Cell<u64>>,
+    gone: Arc<AtomicU64>,
+}
+
+impl gracefault::kvm::VcpuHandler for Staying {
+    type Output = u64;
+
+    fn exit(&mut self, _: Exit<'_>, _: &Registers) -> std::ops::ControlFlow<u64> {
+        self.exits.set(self.exits.get() + 1);
+        match self.exits.get() {
+            3 => Break(3),
+            _ => Continue(()),
+        }
+    }
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        self.gone.fetch_add(1, SeqCst);
+    }
+}
+
+/// Also what it makes is dropped, once, before it has ended; and what panics while it is
+/// made ends the vCPU as a handler's panic does. Before the filter: it opens a file.
+fn makes_its_handler() -> Outcome {
+    let machine = Machine::new()?;
+    let gone = Arc::new(AtomicU64::new(0));
+    let mut vcpu = machine.vcpu(0, exit_loop())?;
+    vcpu.confine(VcpuFilter::new(Seccomp::On, &[])?);
+    let of_thread = gone.clone();
+    let make = move || {
+        assert!(std::fs::File::open("/dev/null").is_ok());
+        Staying {
+            exits: Rc::default(),
+            gone: of_thread,
+        }
+    };
+    let ended = VcpuThread::spawn_from(vcpu, make)?.join();
+    assert!(matches!(ended.end, End::Handler(3)), "{ended:?}");
+    assert_eq!(gone.load(SeqCst), 1);
+    let make = || -> Staying { panic!("while it is made") };
+    let ended = VcpuThread::spawn_from(ended.vcpu, make)?.join();
+    assert!(
+        matches!(&ended.end, End::Panicked(message) if message == "while it is made"),
+        "{ended:?}"
+    );
     Ok(())
 }
 

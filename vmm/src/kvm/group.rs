@@ -109,8 +109,8 @@ impl<B: Send + 'static> VcpuGroup<B> {
         self.spawn_from(vcpu, move || handler)
     }
 
-    /// As [`VcpuGroup::spawn_with`], with a handler that the vCPU's thread makes, and which
-    /// never leaves it.
+    /// As [`VcpuGroup::spawn_with`], with a handler that the vCPU's thread makes and keeps:
+    /// see [`VcpuThread::spawn_from`].
     ///
     /// # Errors
     /// See [`ThreadError`]; the others run on.

@@ -92,11 +92,12 @@ impl<B: Send + 'static> VcpuThread<B> {
         Self::spawn_from(vcpu, move || handler)
     }
 
-    /// As [`VcpuThread::spawn_with`], with a handler that the vCPU's thread makes, and
-    /// which never leaves it.
+    /// As [`VcpuThread::spawn_with`], with a handler that the vCPU's thread makes, before it
+    /// is confined, and which stays there. By then the vCPU may have been asked to stop. A
+    /// `make` that panics ends it with [`End::Panicked`].
     ///
     /// # Errors
-    /// See [`ThreadError`].
+    /// See [`ThreadError`]; `make` is dropped then, by the caller.
     pub fn spawn_from<H>(
         vcpu: Vcpu,
         make: impl FnOnce() -> H + Send + 'static,
@@ -131,9 +132,12 @@ impl<B: Send + 'static> VcpuThread<B> {
             if of_thread.kick.load(SeqCst) {
                 vcpu.immediate_exit().store(1, SeqCst);
             }
-            let run = AssertUnwindSafe(|| match confine(&vcpu) {
-                Ok(()) => run(&mut vcpu, &of_thread.stop, make()),
-                Err(error) => End::Failed(error),
+            let run = AssertUnwindSafe(|| {
+                let handler = make();
+                match confine(&vcpu) {
+                    Ok(()) => run(&mut vcpu, &of_thread.stop, handler),
+                    Err(error) => End::Failed(error),
+                }
             });
             let end = catch_unwind(run).unwrap_or_else(|p| End::Panicked(panic_message(&*p)));
             drop(armed);
