@@ -107,7 +107,6 @@ impl Contender {
         if let Some(recording) = &recording {
             let observer = recording.observer(Space::Memory);
             assert!(memory.mm().observe(observer).is_ok(), "a new space");
-            memory.stamp_accesses(true);
         }
         let recorder = recording.as_ref().map(|recording| recording.vcpu(0));
         let path = ExitPath::alone(memory, Arc::new(GuestSpace::ports()), recorder);

@@ -117,3 +117,69 @@ impl VcpuHandler for Answering {
         self.path.error(error, regs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock;
+    use crate::devices::TestDevice;
+    use crate::memory::GuestSpace;
+    use crate::mm::AddrRange;
+    use crate::trace::event::Event;
+    use crate::trace::file::{Meta, Outcome, TraceFile};
+    use crate::trace::record::{RecordOptions, Recording};
+
+    const DEVICE: u64 = 0x1000;
+
+    /// Though nobody has told the space to stamp: who records knows.
+    #[test]
+    fn a_recorded_exit_says_when_it_was_looked_up() {
+        let memory = Arc::new(GuestSpace::physical(AddrRange::new(0, 0x4000).unwrap()));
+        let range = AddrRange::new(DEVICE, 0x1000).unwrap();
+        let device = Arc::new(TestDevice::new(1));
+        memory.map_device(range, device).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut meta = Meta::default();
+        meta.machine.vcpus = 1;
+        let options = RecordOptions::default();
+        let recording = Recording::start(file.reopen().unwrap(), &options, meta).unwrap();
+        let recorder = Some(recording.vcpu(0));
+        let path = ExitPath::alone(memory, Arc::new(GuestSpace::ports()), recorder);
+        let mut answering = path.on_this_thread();
+        let begun = clock::ticks();
+        let exit = Exit::MmioWrite {
+            gpa: DEVICE,
+            data: &[1; 4],
+            fragment: false,
+        };
+        assert!(answering.exit(exit, &Registers::default()).is_continue());
+        drop(answering.leave());
+        let (_, error) = recording.finish(Outcome::default());
+        assert!(error.is_none(), "{error:?}");
+        let trace = TraceFile::open(file.path()).unwrap();
+        let exits = trace.events().filter_map(|(_, event)| match event {
+            Event::Exit(exit) => Some(exit),
+            _ => None,
+        });
+        let exits: Vec<_> = exits.collect();
+        assert_eq!(exits.len(), 1);
+        let took: RangeInclusive<u64> = begun.max(exits[0].start)..=exits[0].end;
+        assert!(took.contains(&exits[0].looked_up), "{exits:?}");
+    }
+
+    /// Compiles only if it is not `Send`: otherwise both of these fit.
+    trait AmbiguousIfSend<A> {
+        fn look() {}
+    }
+    struct Sends;
+    impl<T: ?Sized> AmbiguousIfSend<()> for T {}
+    impl<T: ?Sized + Send> AmbiguousIfSend<Sends> for T {}
+
+    #[test]
+    fn it_stays_with_its_thread() {
+        <Answering as AmbiguousIfSend<_>>::look();
+    }
+}

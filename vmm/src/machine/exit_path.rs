@@ -131,7 +131,8 @@ impl ExitPath {
     }
 
     /// One for a vCPU of no [`Machine`](super::Machine), which answers its exits from
-    /// `memory` and `ports`; each is recorded by `recorder`, if there is one.
+    /// `memory` and `ports`; each is recorded by `recorder`, if there is one (by port with
+    /// when it was looked up only if [`ports` stamps](GuestSpace::stamp_accesses)).
     pub fn alone(
         memory: Arc<GuestSpace>,
         ports: Arc<GuestSpace>,

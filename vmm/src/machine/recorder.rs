@@ -81,7 +81,6 @@ impl Inner {
         if self.recorder().recording.is_some() {
             return Err(RecordError::Observed);
         }
-        let (memory, ports) = (&self.shared.memory, &self.shared.ports);
         // Nothing changes between what the file says was mapped and the first section
         // that it has.
         let _still = self.still();
@@ -92,8 +91,8 @@ impl Inner {
         ] {
             monitor.record(Some(recording.observer(space)));
         }
-        memory.stamp_accesses(true);
-        ports.stamp_accesses(true);
+        // Those to memory are stamped by who records them.
+        self.shared.ports.stamp_accesses(true);
         self.shared.gate.record(Some(recording.handle()));
         let mut recorder = self.recorder();
         recorder.for_the_run = kept.is_none();
@@ -122,9 +121,7 @@ impl Inner {
         self.shared.gate.record(None);
         self.monitor.record(None);
         self.ports_monitor.record(None);
-        for space in [&self.shared.memory, &self.shared.ports] {
-            space.stamp_accesses(false);
-        }
+        self.shared.ports.stamp_accesses(false);
     }
 
     /// Takes the recording that is the run's, which is over.

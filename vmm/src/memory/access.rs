@@ -61,13 +61,13 @@ pub struct Access {
     pub slots: u32,
     /// When the last lookup was over and its VMA's turn began, in
     /// [ticks](crate::clock::ticks); 0 unless the space
-    /// [stamps](GuestSpace::stamp_accesses).
+    /// [stamps](GuestSpace::stamp_accesses), or who answers a vCPU's exit records it.
     pub looked_up: u64,
 }
 
 impl Access {
     /// Adds what became of the next part.
-    fn add(&mut self, next: &Self) {
+    pub(super) fn add(&mut self, next: &Self) {
         if next.served != Served::Memory || self.parts == 0 {
             (self.served, self.vma) = (next.served, next.vma);
         }

@@ -3,10 +3,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::*;
 use crate::clock;
-use crate::mm::AddrRange;
+use crate::mm::{AddrRange, LookupPath, Waited};
 
 const RAM: u64 = 0x1000;
 const ROM: u64 = 0x3000;
@@ -341,28 +342,79 @@ fn the_last_part_says_when_it_was_looked_up() {
     assert_eq!(access.vma, Some(DEVICE + PAGE));
 }
 
-/// Whichever part it was.
 #[test]
-fn an_access_is_nested_if_one_of_its_parts_was() {
-    let (space, _) = space(AccessSizes::ANY);
-    let range = |start| AddrRange::new(start, PAGE).unwrap();
-    std::thread::scope(|scope| {
-        let held = space.mm().lock_vma_under_rcu(RAM).unwrap();
-        scope.spawn(|| {
-            let mut section = space.mm().mmap_write_lock().unwrap();
-            section.unmap(range(RAM)).unwrap();
-            section.unmap(range(ROM)).unwrap();
-            // Waits for what is held.
-            section.lock().unwrap().publish();
-        });
-        while space.mm().lock_vma_under_rcu(ROM).is_some() {
-            std::thread::yield_now();
+fn an_access_is_nested_if_one_of_its_parts_was_and_waited_as_the_first_that_did() {
+    let wait = |section| Waited {
+        section,
+        time: Duration::ZERO,
+        from: 0,
+        until: 0,
+    };
+    let part = |nested, section: Option<u64>| Access {
+        path: LookupPath {
+            nested,
+            waited: section.map(wait),
+            retries: 0,
+        },
+        parts: 1,
+        ..Access::default()
+    };
+    for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
+        for sections in [
+            [None, None],
+            [None, Some(3)],
+            [Some(1), None],
+            [Some(1), Some(3)],
+        ] {
+            let mut whole = part(first, sections[0]);
+            whole.add(&part(second, sections[1]));
+            assert_eq!((whole.path.nested, whole.parts), (first || second, 2));
+            let waited = whole.path.waited.map(|waited| waited.section);
+            assert_eq!(waited, sections[0].or(sections[1]));
         }
-        for (addr, nested) in [(ROM - 4, true), (DEVICE - 4, true), (DEVICE, false)] {
-            let (_, access) = read::<8>(&space, addr);
-            assert_eq!(access.path.nested, nested, "{addr:#x}: {access:?}");
+    }
+}
+
+/// Its accesses do what the space's do, and are stamped as who asks says.
+#[cfg(feature = "kvm")]
+#[test]
+fn a_reader_of_the_space_finds_the_same() {
+    use crate::clock::Clock;
+    use crate::mm::KillFlag;
+
+    let (space, probe) = space(AccessSizes::ANY);
+    let space = Arc::new(space);
+    let reader = SpaceReader::new(space.clone());
+    let kill = KillFlag::default();
+    let clock = Clock::of_this_machine();
+    for (addr, stamp) in [(ROM - 4, None), (ROM - 4, Some(clock)), (DEVICE - 4, None)] {
+        let (mut data, mut access) = ([0; 8], Access::default());
+        let before = clock.ticks();
+        reader
+            .read(addr, &mut data, (stamp, &kill), &mut access)
+            .unwrap();
+        let (same, direct) = read::<8>(&space, addr);
+        assert_eq!(data, same);
+        assert_eq!(
+            (access.served, access.vma, access.parts),
+            (direct.served, direct.vma, direct.parts)
+        );
+        match stamp {
+            Some(clock) => assert!((before..=clock.ticks()).contains(&access.looked_up)),
+            None => assert_eq!(access.looked_up, 0),
         }
-        drop(held);
-    });
-    assert_eq!(read::<8>(&space, ROM - 4).1.served, Served::Unmapped);
+    }
+    let mut access = Access::default();
+    let past = reader.write(SIZE - 4, &[1; 8], (None, &kill), &mut access);
+    assert_eq!(
+        past,
+        Err(AccessError::PastEnd {
+            addr: SIZE - 4,
+            len: 8
+        })
+    );
+    reader
+        .write(DEVICE, &[1; 4], (None, &kill), &mut access)
+        .unwrap();
+    assert_eq!(probe.seen.lock().unwrap().last(), Some(&('w', 0, 4)));
 }

@@ -167,8 +167,8 @@ impl<T: Payload> Drop for Core<T> {
     fn drop(&mut self) {
         self.registry.close();
         let mut each = |slot: *const Slot<T>| {
-            // SAFETY: made from a box, and in the tree once. Guards borrow the
-            // space and pins keep it, so nobody has the VMA.
+            // SAFETY: made from a box, and in the tree once. Guards borrow
+            // who has the space, pins and owned readers keep it: nobody has the VMA.
             unsafe {
                 let slot = Box::from_raw(slot.cast_mut());
                 drop(slot.take());

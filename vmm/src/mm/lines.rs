@@ -8,7 +8,8 @@ use crate::prefetch::prefetch;
 /// For who has just come from where others have had the caches, as a vCPU's thread from
 /// the guest. A lookup loads these one after the other, each when it knows from the one
 /// before where it is, and some only after its fence; loaded together they take as long as
-/// one. They say nothing about what is there: stale ones cost some time, no more.
+/// one. They say nothing about what is there: stale ones cost some time, no more. See
+/// [`OwnedReader::lines`](super::OwnedReader::lines).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines(pub(super) [usize; 3]);
 

@@ -40,6 +40,9 @@ impl<T: Payload> AddressSpace<T> {
 /// A [`Reader`] that keeps the space, as a [`VmaPin`](super::VmaPin) does, instead of
 /// borrowing it: for who looks up as long as a thread lives.
 ///
+/// What is mapped stays, and can be looked up, when the [`AddressSpace`] itself is dropped;
+/// the last that keeps it drops it, payloads included, on its own thread.
+///
 /// Stays with its thread.
 pub struct OwnedReader<T: Payload> {
     /// The calling thread's, in the registry that `core` keeps.
@@ -70,7 +73,7 @@ impl<T: Payload> AddressSpace<T> {
 impl<T: Payload> OwnedReader<T> {
     #[inline(always)]
     fn record(&self) -> &Record {
-        // SAFETY: records live as long as their registry, and that as long as the space.
+        // SAFETY: a record of this space's registry, which `core` keeps.
         unsafe { self.record.as_ref() }
     }
 

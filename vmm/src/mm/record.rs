@@ -45,8 +45,8 @@ struct Cold {
     /// From its making on; and that of its owner.
     life: Life,
     owner: Life,
-    /// How often the owner has claimed it: by its thread-local and by each
-    /// [`Reader`](super::Reader). Used by the owner alone.
+    /// How often the owner has claimed it: by its thread-local, and by each
+    /// [`Reader`](super::Reader) and [`OwnedReader`](super::OwnedReader). Used by the owner alone.
     claims: AtomicU32,
     /// Lookups begun again: rare, and of one strategy only.
     retries: Count,
@@ -301,10 +301,12 @@ impl Record {
         true
     }
 
-    /// Claims it once more. Called by the owner only.
+    /// Claims it once more. Called by the owner only. Panics at 2^32 claims, which only
+    /// who forgets readers can come to.
     pub(super) fn claim_again(&self) {
         let claims = self.cold.claims.load(Ordering::Relaxed);
-        self.cold.claims.store(claims + 1, Ordering::Relaxed);
+        let more = claims.checked_add(1).expect("fewer readers than 2^32");
+        self.cold.claims.store(more, Ordering::Relaxed);
     }
 
     /// Gives one claim back; with the last one the record is free for others.

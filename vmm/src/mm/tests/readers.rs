@@ -225,7 +225,7 @@ fn a_reader_handle_is_the_same_record() {
 #[test]
 fn an_owned_reader_is_the_same_record_and_keeps_the_space() {
     let mm = space_with([1, 2]);
-    let core = mm.core.clone();
+    let core = Arc::downgrade(&mm.core);
     let reader = mm.owned_reader();
     let find = |page| {
         let (options, mut path) = (WaitOptions::default(), LookupPath::default());
@@ -235,10 +235,45 @@ fn an_owned_reader_is_the_same_record_and_keeps_the_space() {
     let guard = find(1);
     assert!(mm.mmap_write_lock().is_err());
     assert_eq!(reader.range(), mm.range());
+    assert_eq!(mm.core.registry.records().count(), 1);
     drop(mm);
     assert_eq!((guard.payload(), find(2).payload()), (&Tag(1), &Tag(2)));
     drop(guard);
-    // The thread's own claim and the reader's.
-    let claims = || core.registry.records().filter(|r| r.claim()).count();
-    assert_eq!((core.registry.records().count(), claims()), (1, 0));
+    assert_eq!(core.strong_count(), 1);
+    drop(reader);
+    assert_eq!(core.strong_count(), 0);
+}
+
+/// Neither the reader's claim nor the thread's own is given back twice.
+#[test]
+fn a_record_is_free_when_reader_and_thread_are_done_with_it() {
+    let mm = space_with([1]);
+    let can_be_claimed = |at: usize| {
+        let mut records = mm.core.registry.records();
+        let record = records.find(|record| std::ptr::from_ref(*record).addr() == at);
+        record.unwrap().claim()
+    };
+    let there = || {
+        let reader = mm.owned_reader();
+        let record = std::ptr::from_ref(mm.core.record().get()).addr();
+        assert!(!can_be_claimed(record), "twice");
+        drop(reader);
+        assert!(!can_be_claimed(record), "the thread has it");
+        record
+    };
+    let record = thread::scope(|scope| scope.spawn(there).join().unwrap());
+    assert!(can_be_claimed(record));
+}
+
+/// Compiles only if the type is not `Send`: otherwise both of these fit.
+trait AmbiguousIfSend<A> {
+    fn look() {}
+}
+struct Sends;
+impl<T: ?Sized> AmbiguousIfSend<()> for T {}
+impl<T: ?Sized + Send> AmbiguousIfSend<Sends> for T {}
+
+#[test]
+fn an_owned_reader_stays_with_its_thread() {
+    <super::super::OwnedReader<Tag> as AmbiguousIfSend<_>>::look();
 }
