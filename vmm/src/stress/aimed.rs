@@ -11,6 +11,7 @@ use super::breaks::{Break, mutant};
 use super::mix::{Mix, Op};
 use super::preset::Preset;
 use super::steps::{Passing, Steps};
+use crate::mm::Strategy;
 use crate::mm::Window::{
     Beside, Detached, Drained, Ended, Entering, Marking, Moving, Planned, Scanning, Tried, Trying,
     Waking,
@@ -157,6 +158,27 @@ pub(super) const ADMIT_PINS: Break = Break {
         Aim::nth(7, Scanning, 150),
     ],
     ..mutant("admit-pins", Preset::Pins)
+};
+
+/// The scan has been where the reader has nothing but a note, when the hold moves from the
+/// VMA's count to a pin; the counts are looked at when it is there.
+pub(super) const PINNED_MOVES: Break = Break {
+    strategy: Strategy::Refcount,
+    mix: Some(BORDER),
+    regions: Some(2),
+    steps: Some(Steps {
+        dwell: 60,
+        passing: Passing {
+            twice: 0,
+            rests: 30,
+            lookups: 0,
+            copies: 0,
+            keeps: 200,
+        },
+        ..PINS
+    }),
+    aims: &[Aim::nth(4, Scanning, 150), Aim::nth(8, Scanning, 150)],
+    ..mutant("pinned-moves", Preset::Pins)
 };
 
 /// A writer locks what the reader has yet to look up, and is past its scan when the

@@ -141,7 +141,7 @@ pub const BREAKS: &[Break] = &[
     of(Strategy::Refcount, "count", Preset::Smoke),
     of(Strategy::Refcount, "count-first", Preset::SameVma),
     of(Strategy::Refcount, "note-first", Preset::SameVma),
-    of(Strategy::Refcount, "pinned-moves", Preset::Pins),
+    aimed::PINNED_MOVES,
     Break {
         strategy: Strategy::Refcount,
         ..merging("merge-count")

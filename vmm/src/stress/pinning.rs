@@ -31,6 +31,7 @@ impl Reader {
             self.release(world, guard, seen)?;
         }
         self.figures.pins += 1;
+        self.dwell();
         let pin = guard.pin();
         world.ends(seen, &pin)?;
         let Some(io) = self.io.clone() else {
