@@ -1,5 +1,6 @@
 //! From the socket's first moment to its end: pause, resume, signals, the socket itself.
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::Instant;
 
 use gracefault::api::model::{
     Doing, ErrorCode, PlugRequest, ResizeRequest, ResizeState, UnplugRequest, VmState,
@@ -132,8 +133,10 @@ fn pause_beside_churn() -> Outcome {
         until("it goes on", || vm.count("map", "sections") > before);
     }
     // Blocks of its that somebody else takes.
-    let mut taken = 0;
-    for _ in 0..200 {
+    let (mut tries, mut taken) = (0, 0);
+    let start = Instant::now();
+    // For longer where the churn is always first.
+    while tries < 200 || (taken == 0 && start.elapsed() < HANG) {
         let map = client.map()?;
         let mut blocks = map.iter().filter(|vma| vma.flags.ends_with('b'));
         let unplug = |vma: &gracefault::api::model::MapEntry| UnplugRequest {
@@ -144,6 +147,7 @@ fn pause_beside_churn() -> Outcome {
         };
         let done = blocks.next_back().map(|vma| client.unplug(&unplug(vma)));
         taken += u32::from(matches!(done, Some(Ok(_))));
+        tries += 1;
     }
     assert!(taken > 0, "none could be taken");
     passed(&vm.shut_down());
