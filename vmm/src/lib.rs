@@ -89,6 +89,8 @@ pub mod machine;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod mm;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod not_send;
 mod prefetch;
 #[cfg(feature = "kvm")]
 pub mod stress;

@@ -170,16 +170,8 @@ mod tests {
         assert!(took.contains(&exits[0].looked_up), "{exits:?}");
     }
 
-    /// Compiles only if it is not `Send`: otherwise both of these fit.
-    trait AmbiguousIfSend<A> {
-        fn look() {}
-    }
-    struct Sends;
-    impl<T: ?Sized> AmbiguousIfSend<()> for T {}
-    impl<T: ?Sized + Send> AmbiguousIfSend<Sends> for T {}
-
     #[test]
     fn it_stays_with_its_thread() {
-        <Answering as AmbiguousIfSend<_>>::look();
+        <Answering as crate::not_send::AmbiguousIfSend<_>>::look();
     }
 }

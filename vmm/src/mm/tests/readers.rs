@@ -265,15 +265,7 @@ fn a_record_is_free_when_reader_and_thread_are_done_with_it() {
     assert!(can_be_claimed(record));
 }
 
-/// Compiles only if the type is not `Send`: otherwise both of these fit.
-trait AmbiguousIfSend<A> {
-    fn look() {}
-}
-struct Sends;
-impl<T: ?Sized> AmbiguousIfSend<()> for T {}
-impl<T: ?Sized + Send> AmbiguousIfSend<Sends> for T {}
-
 #[test]
 fn an_owned_reader_stays_with_its_thread() {
-    <super::super::OwnedReader<Tag> as AmbiguousIfSend<_>>::look();
+    <super::super::OwnedReader<Tag> as crate::not_send::AmbiguousIfSend<_>>::look();
 }
