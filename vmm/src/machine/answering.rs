@@ -18,14 +18,17 @@ pub struct Answering {
     /// What an exit like the last one looks up.
     lines: Lines,
     path: ExitPath,
+    /// The thread's way to the ports.
+    ports: SpaceReader,
 }
 
 impl Answering {
-    pub(super) fn new(memory: SpaceReader, path: ExitPath) -> Self {
+    pub(super) fn new(memory: SpaceReader, ports: SpaceReader, path: ExitPath) -> Self {
         Self {
             memory,
             lines: Lines::default(),
             path,
+            ports,
         }
     }
 
@@ -103,7 +106,7 @@ impl VcpuHandler for Answering {
             if !matches!(exit, Exit::Interrupted) {
                 self.path.went_on(regs);
             }
-            self.path.otherwise(exit, since)
+            self.path.otherwise(&self.ports, exit, since)
         };
         self.lines = self.memory.lines();
         // Nothing is held any more.
@@ -134,28 +137,38 @@ mod tests {
 
     const DEVICE: u64 = 0x1000;
 
-    /// Though nobody has told the space to stamp: who records knows.
     #[test]
     fn a_recorded_exit_says_when_it_was_looked_up() {
-        let memory = Arc::new(GuestSpace::physical(AddrRange::new(0, 0x4000).unwrap()));
-        let range = AddrRange::new(DEVICE, 0x1000).unwrap();
-        let device = Arc::new(TestDevice::new(1));
-        memory.map_device(range, device).unwrap();
+        let memory = GuestSpace::physical(AddrRange::new(0, 0x4000).unwrap());
+        let (memory, ports) = (Arc::new(memory), Arc::new(GuestSpace::ports()));
+        for space in [&memory, &ports] {
+            let range = AddrRange::new(DEVICE, 0x1000).unwrap();
+            let device = Arc::new(TestDevice::new(1));
+            space.map_device(range, device).unwrap();
+        }
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut meta = Meta::default();
         meta.machine.vcpus = 1;
         let options = RecordOptions::default();
         let recording = Recording::start(file.reopen().unwrap(), &options, meta).unwrap();
         let recorder = Some(recording.vcpu(0));
-        let path = ExitPath::alone(memory, Arc::new(GuestSpace::ports()), recorder);
-        let mut answering = path.on_this_thread();
-        let begun = clock::ticks();
-        let exit = Exit::MmioWrite {
-            gpa: DEVICE,
-            data: &[1; 4],
-            fragment: false,
-        };
-        assert!(answering.exit(exit, &Registers::default()).is_continue());
+        let mut answering = ExitPath::alone(memory, ports, recorder).on_this_thread();
+        let mut begun = vec![clock::ticks()];
+        for exit in [
+            Exit::MmioWrite {
+                gpa: DEVICE,
+                data: &[1; 4],
+                fragment: false,
+            },
+            Exit::PioOut {
+                port: DEVICE as u16,
+                size: 4,
+                data: &[1; 4],
+            },
+        ] {
+            assert!(answering.exit(exit, &Registers::default()).is_continue());
+            begun.push(clock::ticks());
+        }
         drop(answering.leave());
         let (_, error) = recording.finish(Outcome::default());
         assert!(error.is_none(), "{error:?}");
@@ -165,9 +178,11 @@ mod tests {
             _ => None,
         });
         let exits: Vec<_> = exits.collect();
-        assert_eq!(exits.len(), 1);
-        let took: RangeInclusive<u64> = begun.max(exits[0].start)..=exits[0].end;
-        assert!(took.contains(&exits[0].looked_up), "{exits:?}");
+        assert_eq!(exits.len(), 2);
+        for (exit, begun) in exits.iter().zip(begun) {
+            let took: RangeInclusive<u64> = begun.max(exit.start)..=exit.end;
+            assert!(took.contains(&exit.looked_up), "{exits:?}");
+        }
     }
 
     #[test]

@@ -131,8 +131,7 @@ impl ExitPath {
     }
 
     /// One for a vCPU of no [`Machine`](super::Machine), which answers its exits from
-    /// `memory` and `ports`; each is recorded by `recorder`, if there is one (by port with
-    /// when it was looked up only if [`ports` stamps](GuestSpace::stamp_accesses)).
+    /// `memory` and `ports`; each is recorded by `recorder`, if there is one.
     pub fn alone(
         memory: Arc<GuestSpace>,
         ports: Arc<GuestSpace>,
@@ -156,7 +155,9 @@ impl ExitPath {
 
     /// To answer exits, on the calling thread.
     pub fn on_this_thread(self) -> Answering {
-        Answering::new(SpaceReader::new(self.shared.memory.clone()), self)
+        let Shared { memory, ports, .. } = &*self.shared;
+        let [memory, ports] = [memory, ports].map(|space| SpaceReader::new(space.clone()));
+        Answering::new(memory, ports, self)
     }
 
     /// What it counts.
@@ -287,6 +288,7 @@ impl ExitPath {
     /// Carries out the accesses of one PIO exit, `size` bytes each, to one port.
     fn pio<'a>(
         &mut self,
+        ports: &SpaceReader,
         kind: ExitKind,
         port: u16,
         accesses: impl Iterator<Item = PioData<'a>>,
@@ -298,26 +300,23 @@ impl ExitPath {
         };
         let mut last = Access::default();
         for data in accesses {
-            let (port, kill) = (u64::from(port), Some(&*self.shared.kill));
+            last = Access::default();
             let result = match data {
                 PioData::In(data) => {
-                    let result = self.shared.ports.read(port, data, kill);
+                    let result = ports.read(seen.addr, data, self.by(), &mut last);
                     seen.add(data);
                     result
                 }
                 PioData::Out(data) => {
                     seen.add(data);
-                    self.shared.ports.write(port, data, kill)
+                    ports.write(seen.addr, data, self.by(), &mut last)
                 }
             };
-            last = match result {
-                Ok(access) => access,
-                Err(error) => {
-                    self.record(&seen, None, self.clock.ticks(), true);
-                    return ControlFlow::Break(error.into());
-                }
-            };
-            let sends = kind == ExitKind::PioOut && port == u64::from(abi::SERIAL_PORT);
+            if let Err(error) = result {
+                self.record(&seen, None, self.clock.ticks(), true);
+                return ControlFlow::Break(error.into());
+            }
+            let sends = kind == ExitKind::PioOut && port == abi::SERIAL_PORT;
             self.serial += u64::from(sends);
         }
         self.done(&seen, &last);
@@ -404,18 +403,23 @@ impl ExitPath {
 
     /// Carries out what is no MMIO.
     #[inline(never)]
-    pub(super) fn otherwise(&mut self, exit: Exit<'_>, since: u64) -> ControlFlow<Ending> {
+    pub(super) fn otherwise(
+        &mut self,
+        ports: &SpaceReader,
+        exit: Exit<'_>,
+        since: u64,
+    ) -> ControlFlow<Ending> {
         match exit {
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => unreachable!("not for this"),
             Exit::PioIn { port, size, data } => {
                 self.counter.enter(ExitKind::PioIn, port.into(), since);
                 let accesses = data.chunks_exact_mut(size.into()).map(PioData::In);
-                self.pio(ExitKind::PioIn, port, accesses, since)
+                self.pio(ports, ExitKind::PioIn, port, accesses, since)
             }
             Exit::PioOut { port, size, data } => {
                 self.counter.enter(ExitKind::PioOut, port.into(), since);
                 let accesses = data.chunks_exact(size.into()).map(PioData::Out);
-                self.pio(ExitKind::PioOut, port, accesses, since)
+                self.pio(ports, ExitKind::PioOut, port, accesses, since)
             }
             Exit::Halt => {
                 self.counter.enter(ExitKind::Halt, 0, since);

@@ -91,8 +91,6 @@ impl Inner {
         ] {
             monitor.record(Some(recording.observer(space)));
         }
-        // Those to memory are stamped by who records them.
-        self.shared.ports.stamp_accesses(true);
         self.shared.gate.record(Some(recording.handle()));
         let mut recorder = self.recorder();
         recorder.for_the_run = kept.is_none();
@@ -121,7 +119,6 @@ impl Inner {
         self.shared.gate.record(None);
         self.monitor.record(None);
         self.ports_monitor.record(None);
-        self.shared.ports.stamp_accesses(false);
     }
 
     /// Takes the recording that is the run's, which is over.

@@ -19,14 +19,11 @@
 //! [`lock_vma_under_rcu_wait`]: crate::mm::AddressSpace::lock_vma_under_rcu_wait
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 
+use super::by::{By, LookUp, Reach};
 use super::sigbus::Fault;
 use super::{Backing, Device, DeviceError, GuestSpace, PutInError};
-use crate::clock::Clock;
-use crate::mm::{
-    AddrRange, AddressSpace, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions,
-};
+use crate::mm::{AddrRange, KillFlag, LookupError, LookupPath, VmFlags, VmaReadGuard, WaitOptions};
 
 /// Who answered an access. Of one that touched several VMAs, the last that was
 /// not plain memory.
@@ -60,8 +57,7 @@ pub struct Access {
     /// Memslots of lazy RAM that it put in.
     pub slots: u32,
     /// When the last lookup was over and its VMA's turn began, in
-    /// [ticks](crate::clock::ticks); 0 unless the space
-    /// [stamps](GuestSpace::stamp_accesses), or who answers a vCPU's exit records it.
+    /// [ticks](crate::clock::ticks); 0 unless who answers a vCPU's exit records it.
     pub looked_up: u64,
 }
 
@@ -117,75 +113,6 @@ pub enum AccessError {
         /// What happened.
         fault: Fault,
     },
-}
-
-/// What an access may reach.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    All,
-    Memory,
-}
-
-/// How an access looks up, what it may reach, and what ends its waits.
-pub(super) struct By<'a, L> {
-    lookups: &'a L,
-    /// What says when a lookup was over, if that is wanted.
-    stamp: Option<Clock>,
-    reach: Reach,
-    kill: Option<&'a KillFlag>,
-}
-
-impl<'a, L> By<'a, L> {
-    /// Of a guest, which may reach anything.
-    #[cfg(feature = "kvm")]
-    #[inline(always)]
-    pub(super) fn guest(lookups: &'a L, stamp: Option<Clock>, kill: &'a KillFlag) -> Self {
-        Self {
-            lookups,
-            stamp,
-            reach: Reach::All,
-            kill: Some(kill),
-        }
-    }
-}
-
-impl<L> Clone for By<'_, L> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<L> Copy for By<'_, L> {}
-
-/// Who looks up for an access: the space, or a thread's reader of it.
-pub(super) trait LookUp {
-    /// [`AddressSpace::range`].
-    fn range(&self) -> AddrRange;
-
-    /// [`AddressSpace::lock_vma_under_rcu_wait_with`].
-    fn look_up(
-        &self,
-        addr: u64,
-        options: WaitOptions<'_>,
-        path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'_, Backing>>, LookupError>;
-}
-
-impl LookUp for AddressSpace<Backing> {
-    #[inline(always)]
-    fn range(&self) -> AddrRange {
-        self.range()
-    }
-
-    #[inline(always)]
-    fn look_up(
-        &self,
-        addr: u64,
-        options: WaitOptions<'_>,
-        path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'_, Backing>>, LookupError> {
-        self.lock_vma_under_rcu_wait_with(addr, options, path)
-    }
 }
 
 /// One direction of data, so that the walk below exists once.
@@ -272,12 +199,7 @@ impl GuestSpace {
         kill: Option<&KillFlag>,
     ) -> Result<Access, AccessError> {
         let mut access = Access::default();
-        let by = By {
-            lookups: &self.mm,
-            stamp: self.stamps.load(Ordering::Relaxed).then_some(self.clock),
-            reach,
-            kill,
-        };
+        let by = By::unstamped(&self.mm, reach, kill);
         self.carry_out(addr, data, by, &mut access)?;
         Ok(access)
     }

@@ -1,12 +1,10 @@
 //! A test for each row of the access table; all of them at once by the calls that DMA
 //! makes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
-use crate::clock;
 use crate::mm::{AddrRange, LookupPath, Waited};
 
 const RAM: u64 = 0x1000;
@@ -301,45 +299,6 @@ fn long_accesses_reach_a_device_in_pieces_of_8() {
         *probe.seen.lock().unwrap(),
         [('r', 0, 8), ('r', 8, 8), ('r', 16, 4)]
     );
-}
-
-/// Notes when it is called.
-struct Clocked(AtomicU64);
-
-impl Device for Clocked {
-    fn name(&self) -> &str {
-        "clocked"
-    }
-
-    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
-        self.0.store(clock::ticks(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
-        Ok(())
-    }
-}
-
-#[test]
-fn the_last_part_says_when_it_was_looked_up() {
-    let space = GuestSpace::physical(AddrRange::new(0, SIZE).unwrap());
-    let clocked = || Arc::new(Clocked(AtomicU64::new(0)));
-    let (first, last) = (clocked(), clocked());
-    for (page, device) in [(DEVICE, &first), (DEVICE + PAGE, &last)] {
-        let range = AddrRange::new(page, PAGE).unwrap();
-        space.map_device(range, device.clone()).unwrap();
-    }
-    let across = || read::<8>(&space, DEVICE + PAGE - 4).1;
-    assert_eq!(across().looked_up, 0);
-    space.stamp_accesses(true);
-    let access = across();
-    let called = [&first, &last].map(|device| device.0.load(Ordering::Relaxed));
-    assert!(
-        (called[0]..=called[1]).contains(&access.looked_up),
-        "{called:?}, {access:?}"
-    );
-    assert_eq!(access.vma, Some(DEVICE + PAGE));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod access;
 #[cfg(test)]
 mod access_tests;
 mod backing;
+mod by;
 mod device;
 pub mod faults;
 mod lazy;

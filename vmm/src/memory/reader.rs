@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::access::{By, Data, LookUp};
+use super::access::Data;
+use super::by::By;
 use super::{Access, AccessError, Backing, GuestSpace};
 use crate::clock::Clock;
-use crate::mm::{
-    AddrRange, KillFlag, Lines, LookupError, LookupPath, OwnedReader, VmaReadGuard, WaitOptions,
-};
+use crate::mm::{KillFlag, Lines, OwnedReader};
 
 /// A space with the calling thread's reader record of it at hand: for who answers exits.
 /// What an access takes that way touches fewer pages, and after the guest has run it takes
@@ -35,8 +34,8 @@ impl SpaceReader {
 
     /// As [`GuestSpace::read`], but what became of it goes to `access`, which is to be a
     /// new one, also as far as it came where it fails: nothing is handed from frame to
-    /// frame. And by `stamp` it is known whether accesses [are
-    /// stamped](GuestSpace::stamp_accesses), so that the space is not looked at.
+    /// frame. It says when each lookup was [over](Access::looked_up), by `stamp` if that
+    /// is given: a time stamp more for each.
     #[inline]
     pub(crate) fn read(
         &self,
@@ -69,19 +68,57 @@ impl SpaceReader {
     }
 }
 
-impl LookUp for OwnedReader<Backing> {
-    #[inline(always)]
-    fn range(&self) -> AddrRange {
-        self.range()
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::{Device, DeviceError, PAGE};
+    use super::*;
+    use crate::clock;
+    use crate::mm::AddrRange;
+
+    /// Notes when it is called.
+    struct Clocked(AtomicU64);
+
+    impl Device for Clocked {
+        fn name(&self) -> &str {
+            "clocked"
+        }
+
+        fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
+            self.0.store(clock::ticks(), Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
+            Ok(())
+        }
     }
 
-    #[inline(always)]
-    fn look_up(
-        &self,
-        addr: u64,
-        options: WaitOptions<'_>,
-        path: &mut LookupPath,
-    ) -> Result<Option<VmaReadGuard<'_, Backing>>, LookupError> {
-        self.lock_vma_under_rcu_wait_with(addr, options, path)
+    #[test]
+    fn the_last_part_says_when_it_was_looked_up() {
+        let range = AddrRange::new(0, 2 * PAGE).unwrap();
+        let space = Arc::new(GuestSpace::physical(range));
+        let clocked = || Arc::new(Clocked(AtomicU64::new(0)));
+        let (first, last) = (clocked(), clocked());
+        for (page, device) in [(0, &first), (PAGE, &last)] {
+            let range = AddrRange::new(page, PAGE).unwrap();
+            space.map_device(range, device.clone()).unwrap();
+        }
+        let (reader, kill) = (SpaceReader::new(space), KillFlag::default());
+        let across = |stamp| {
+            let (mut data, mut access) = ([0; 8], Access::default());
+            let by = (stamp, &kill);
+            reader.read(PAGE - 4, &mut data, by, &mut access).unwrap();
+            access
+        };
+        assert_eq!(across(None).looked_up, 0);
+        let access = across(Some(Clock::of_this_machine()));
+        let called = [&first, &last].map(|device| device.0.load(Ordering::Relaxed));
+        assert!(
+            (called[0]..=called[1]).contains(&access.looked_up),
+            "{called:?}, {access:?}"
+        );
+        assert_eq!(access.vma, Some(PAGE));
     }
 }

@@ -1,11 +1,9 @@
 //! A guest's address space: the map, and what may stand in it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Backing, Device, LogLimit, Mapping};
-use crate::clock::Clock;
 use crate::mm::{AddrRange, AddressSpace, SpaceOptions, VmFlags, WriteError};
 
 /// A map whose VMAs carry [`Backing`]s, with the rules for accesses to it
@@ -19,9 +17,6 @@ pub struct GuestSpace {
     pub(super) mm: AddressSpace<Backing>,
     /// A power of two: every VMA begins and ends at a multiple of it.
     pub(super) granule: u64,
-    /// Whether accesses say when their lookups were over, and by which clock.
-    pub(super) stamps: AtomicBool,
-    pub(super) clock: Clock,
     pub(super) complaints: LogLimit,
 }
 
@@ -52,8 +47,6 @@ impl GuestSpace {
         Self {
             mm: AddressSpace::with_options(name, range, options),
             granule,
-            stamps: AtomicBool::new(false),
-            clock: Clock::of_this_machine(),
             complaints,
         }
     }
@@ -61,12 +54,6 @@ impl GuestSpace {
     /// The map, for lookups and write sections.
     pub fn mm(&self) -> &AddressSpace<Backing> {
         &self.mm
-    }
-
-    /// Whether accesses say when their lookup was [over](super::Access::looked_up),
-    /// from now on: a time stamp more for each.
-    pub fn stamp_accesses(&self, on: bool) {
-        self.stamps.store(on, Ordering::Relaxed);
     }
 
     /// Maps a device, in a write section of its own.
