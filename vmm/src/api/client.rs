@@ -1,109 +1,25 @@
 //! A client that blocks.
 
+mod error;
+mod wire;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
 
+pub use self::error::ClientError;
 use super::model::{
-    Counters, Exits, Failure, Live, MapEntry, Ping, PlugReport, PlugRequest, ResizeRequest,
-    ResizeStatus, Sections, TraceRequest, TraceStatus, UnplugReport, UnplugRequest, VcpuInfo,
-    VmInfo, Wait,
+    Counters, Exits, Live, MapEntry, Ping, PlugReport, PlugRequest, ResizeRequest, ResizeStatus,
+    Sections, TraceRequest, TraceStatus, UnplugReport, UnplugRequest, VcpuInfo, VmInfo, Wait,
 };
-
-/// What every path begins with.
-const BASE: &str = "/api/v1/";
-
-/// The longest answer that is taken for JSON.
-const LONGEST: usize = 64 << 20;
 
 /// How long an answer may take, beside what the request itself may wait for.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// Nobody is at the socket, or takes no more connections there.
-    #[error("{path}: {source}{}", hint(.source))]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The VM refused, or failed.
-    #[error("{}", .failure.error)]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// Why.
-        failure: Box<Failure>,
-    },
-    /// What came back is no answer of this API.
-    #[error("{path}: no answer of this API: {what}")]
-    Garbled {
-        /// The socket.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The VM went away before it had answered.
-    #[error("{path}: the connection ended before the answer: {source}")]
-    Gone {
-        /// The socket.
-        path: PathBuf,
-        /// How it ended.
-        source: hyper::Error,
-    },
-    /// It takes too long.
-    #[error("{path}: no answer within {after:?}; is the process stopped?")]
-    TimedOut {
-        /// The socket.
-        path: PathBuf,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The client's own trouble: no runtime, or nowhere to write to.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-impl ClientError {
-    /// Whether the VM has ended, or never was there: nobody is at the socket. A
-    /// connection that ends ([`ClientError::Gone`]) does not say that, since a VM that has
-    /// too many of them closes some; whoever asks again learns it.
-    pub fn is_gone(&self) -> bool {
-        let Self::Connect { source, .. } = self else {
-            return false;
-        };
-        matches!(
-            source.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-        )
-    }
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "; is a VM running with --api-socket, and this its path?"
-        }
-        io::ErrorKind::WouldBlock => "; too many wait there already: is the process stopped?",
-        io::ErrorKind::PermissionDenied => "; the socket is its owner's alone",
-        _ => "",
-    }
-}
 
 /// Asks a VM by its socket. Each call makes a connection of its own, and blocks until
 /// the answer is there or does not come in time (30 s, and besides as long as the request
@@ -373,118 +289,6 @@ impl Client {
 
     fn put_nothing(&self, path: &str) -> Result<(), ClientError> {
         self.ask(Method::PUT, path, None, Duration::ZERO).map(drop)
-    }
-
-    fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
-        serde_json::from_slice(body).map_err(|error| self.garbled(&error.to_string()))
-    }
-
-    fn garbled(&self, what: &str) -> ClientError {
-        ClientError::Garbled {
-            path: self.path.clone(),
-            what: what.to_owned(),
-        }
-    }
-
-    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
-        match serde_json::from_slice(body) {
-            Ok(failure) => ClientError::Refused {
-                status: status.as_u16(),
-                failure: Box::new(failure),
-            },
-            Err(_) => self.garbled(&format!("status {status} without a reason")),
-        }
-    }
-
-    /// The body of the answer, which is one of the good ones.
-    fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-        wait: Duration,
-    ) -> Result<Vec<u8>, ClientError> {
-        self.runtime.block_on(async {
-            let answer = async {
-                let response = self.sent(method, path, body).await?;
-                let status = response.status();
-                Ok((status, self.gathered(response.into_body()).await?))
-            };
-            let (status, body) = self.in_time(answer, wait).await?;
-            match status.is_success() {
-                true => Ok(body),
-                false => Err(self.refusal(status, &body)),
-            }
-        })
-    }
-
-    async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Result<T, ClientError>>,
-        wait: Duration,
-    ) -> Result<T, ClientError> {
-        let after = self.patience.saturating_add(wait);
-        let timed_out = |_| ClientError::TimedOut {
-            path: self.path.clone(),
-            after,
-        };
-        timeout(after, answer).await.map_err(timed_out)?
-    }
-
-    /// Connects, and sends the request.
-    async fn sent(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let connect = |source| ClientError::Connect {
-            path: self.path.clone(),
-            source,
-        };
-        let stream = UnixStream::connect(&self.path).await.map_err(connect)?;
-        let gone = |source| self.gone(source);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
-        // Ends with the answer, or with the runtime.
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{BASE}{path}"))
-            .header(hyper::header::HOST, "localhost")
-            .header(hyper::header::CONTENT_TYPE, "application/json")
-            // One request a connection: so it ends with the answer.
-            .header(hyper::header::CONNECTION, "close")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(io::Error::other)?;
-        sender.send_request(request).await.map_err(gone)
-    }
-
-    async fn gathered(&self, mut body: Incoming) -> Result<Vec<u8>, ClientError> {
-        let mut all = Vec::new();
-        while let Some(bytes) = self.frame(&mut body).await? {
-            if all.len() + bytes.len() > LONGEST {
-                return Err(self.garbled("an answer that is too long"));
-            }
-            all.extend(bytes);
-        }
-        Ok(all)
-    }
-
-    async fn frame(&self, body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
-        while let Some(frame) = body.frame().await {
-            if let Ok(bytes) = frame.map_err(|source| self.gone(source))?.into_data() {
-                return Ok(Some(bytes));
-            }
-        }
-        Ok(None)
-    }
-
-    fn gone(&self, source: hyper::Error) -> ClientError {
-        ClientError::Gone {
-            path: self.path.clone(),
-            source,
-        }
     }
 }
 
