@@ -124,6 +124,7 @@ mod kill;
 mod lease;
 mod lines;
 mod local;
+mod locked;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -137,6 +138,7 @@ mod options;
 mod pin;
 mod pin_set;
 mod pin_table;
+mod pinning;
 mod plan;
 mod range;
 mod reader;
