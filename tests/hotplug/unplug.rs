@@ -56,6 +56,10 @@ fn waits() -> Outcome {
     let report = beside_reader(&blocks, |let_go| {
         thread::scope(|scope| {
             let unplug = scope.spawn(|| blocks.region.unplug(0, Consent::Surprise, None));
+            let at = blocks.region.block_range(0).start();
+            while blocks.space.mm().lock_vma_under_rcu(at).is_some() {
+                thread::yield_now();
+            }
             thread::sleep(hold);
             assert!(!unplug.is_finished(), "it waits for the reader");
             let_go.send(()).expect("it holds it");

@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use gracefault::kvm::{Exit, SlotAccess};
 use gracefault::memory::HostMemory;
-use gracefault::mm::{AddrRange, AddressSpace, HoldKind, Payload, VmFlags};
+use gracefault::mm::{
+    AddrRange, AddressSpace, DrainReport, HoldKind, LockOptions, OnSlow, Payload, VmFlags,
+};
 use libtest_mimic::{Completion, Trial};
 
 use crate::support::required::{self, left_out};
@@ -128,8 +131,22 @@ fn of_the_vmm() -> Outcome {
         let named = thread::Builder::new().name("dma".into());
         let access = named.spawn_scoped(scope, access)?;
         let page = faults.wait()?;
-        let unplug = scope.spawn(|| mm.unmap(block(), None).unwrap());
-        // Until the block is locked.
+        let (found, is_found) = mpsc::channel();
+        let mm = &mm;
+        let unplug = scope.spawn(move || {
+            let mut section = mm.mmap_write_lock().unwrap();
+            section.unmap(block()).unwrap();
+            let options = LockOptions {
+                on_slow: Some(OnSlow {
+                    after: Duration::ZERO,
+                    call: &mut |_: &DrainReport| _ = found.send(()),
+                }),
+                ..LockOptions::default()
+            };
+            section.lock_with(options).unwrap().publish()
+        });
+        // Until the drain has found who holds the block, and the block is locked again.
+        is_found.recv()?;
         while mm.lock_vma_under_rcu(MMIO).is_some() {
             thread::yield_now();
         }

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gracefault::mm::{
-    AddrRange, AddressSpace, HoldKind, KillFlag, LookupError, LookupPath, Payload, VmFlags,
-    WaitOptions, WriteError,
+    AddrRange, AddressSpace, DrainReport, HoldKind, KillFlag, LockOptions, LookupError, LookupPath,
+    OnSlow, Payload, VmFlags, WaitOptions, WriteError,
 };
 
 /// A number that says which mapping this is.
@@ -281,14 +281,13 @@ fn nested_lookup() -> bool {
 fn promise_10_removal_returns_when_the_last_reader_is_gone_and_names_it() {
     let mm = space([1]);
     let (held, is_held) = mpsc::channel();
-    let released = AtomicBool::new(false);
+    let (found, is_found) = mpsc::channel();
+    let (mm, released) = (&mm, &AtomicBool::new(false));
     thread::scope(|s| {
-        let reader = || {
+        let reader = move || {
             let guard = mm.lock_vma_under_rcu_wait(PAGE + 5).unwrap().unwrap();
             held.send(()).unwrap();
-            while mm.lock_vma_under_rcu(PAGE).is_some() {
-                thread::yield_now();
-            }
+            is_found.recv().unwrap();
             released.store(true, Ordering::Release);
             drop(guard);
         };
@@ -297,7 +296,17 @@ fn promise_10_removal_returns_when_the_last_reader_is_gone_and_names_it() {
             .spawn_scoped(s, reader)
             .unwrap();
         is_held.recv().unwrap();
-        let published = mm.unmap(page(1), Some(far())).unwrap();
+        let mut section = mm.mmap_write_lock().unwrap();
+        section.unmap(page(1)).unwrap();
+        // Told when the drain has found the reader, and not for the last time.
+        let options = LockOptions {
+            deadline: Some(far()),
+            on_slow: Some(OnSlow {
+                after: Duration::ZERO,
+                call: &mut |_: &DrainReport| _ = found.send(()),
+            }),
+        };
+        let published = section.lock_with(options).unwrap().publish();
         assert!(
             released.load(Ordering::Acquire),
             "returned with a reader still there"
