@@ -68,7 +68,8 @@ fn waits() -> Outcome {
     })?;
     println!("{report:?}");
     let names: Vec<_> = report.drain.holders.iter().map(|h| &*h.thread).collect();
-    assert_eq!(names, ["reader"]);
+    // This thread's looks may have been met too.
+    assert!(names.contains(&"reader"), "{names:?}");
     assert!(report.total >= report.drain.waited + report.kvm);
     assert!(report.unmap_error.is_none());
     Ok(())
