@@ -165,6 +165,16 @@ mod tests {
                 size: 4,
                 data: &[1; 4],
             },
+            Exit::MmioRead {
+                gpa: DEVICE,
+                data: &mut [0; 4],
+                fragment: false,
+            },
+            Exit::PioIn {
+                port: DEVICE as u16,
+                size: 4,
+                data: &mut [0; 4],
+            },
         ] {
             assert!(answering.exit(exit, &Registers::default()).is_continue());
             begun.push(clock::ticks());
@@ -178,7 +188,7 @@ mod tests {
             _ => None,
         });
         let exits: Vec<_> = exits.collect();
-        assert_eq!(exits.len(), 2);
+        assert_eq!(exits.len(), 4);
         for (exit, begun) in exits.iter().zip(begun) {
             let took: RangeInclusive<u64> = begun.max(exit.start)..=exit.end;
             assert!(took.contains(&exit.looked_up), "{exits:?}");
