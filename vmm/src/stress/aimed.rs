@@ -35,6 +35,16 @@ const PINS: Steps = Steps {
     ..Steps::PLAIN
 };
 
+/// A pin is passed on once, and copied where it arrives; the copy is kept for longer than
+/// a scan takes, and its sender looks up nothing meanwhile.
+const PASSED: Passing = Passing {
+    twice: 0,
+    rests: 30,
+    lookups: 0,
+    copies: 255,
+    keeps: 200,
+};
+
 /// The store that tells of a walk is on its way while the reader looks at the lock: a
 /// writer locks and scans just then, and overlooks it.
 pub(super) const READER_FENCE: Break = Break {
@@ -105,11 +115,8 @@ pub(super) const MERGE_MOVES: Break = Break {
     regions: Some(2),
     steps: Some(Steps {
         passing: Passing {
-            twice: 0,
             rests: 50,
-            lookups: 0,
-            copies: 255,
-            keeps: 200,
+            ..PASSED
         },
         ..PINS
     }),
@@ -124,11 +131,8 @@ pub(super) const MOVES_FIRST: Break = Break {
     regions: Some(2),
     steps: Some(Steps {
         passing: Passing {
-            twice: 0,
-            rests: 30,
             lookups: 1,
-            copies: 255,
-            keeps: 200,
+            ..PASSED
         },
         ..PINS
     }),
@@ -169,11 +173,8 @@ pub(super) const PINNED_MOVES: Break = Break {
     steps: Some(Steps {
         dwell: 60,
         passing: Passing {
-            twice: 0,
-            rests: 30,
-            lookups: 0,
             copies: 0,
-            keeps: 200,
+            ..PASSED
         },
         ..PINS
     }),
