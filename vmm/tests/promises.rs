@@ -296,6 +296,8 @@ fn promise_10_removal_returns_when_the_last_reader_is_gone_and_names_it() {
             .spawn_scoped(s, reader)
             .unwrap();
         is_held.recv().unwrap();
+        // Gone if this fails, so that the reader does not wait for ever.
+        let found = found;
         let mut section = mm.mmap_write_lock().unwrap();
         section.unmap(page(1)).unwrap();
         // Told when the drain has found the reader, and not for the last time.
